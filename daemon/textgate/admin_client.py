@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+"""The other end of the admin socket: one verb, one answer (PROTOCOL.md)."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from .errors import DaemonUnavailable, MsisdnError, RefusedError, StoreUnavailable, TextgateError
+
+VERSION = 1
+TIMEOUT_S = 30.0  # a test text may take the gateway's whole deadline
+ANSWER_MAX_BYTES = 1 << 20
+
+_ERRORS: dict[str, type[TextgateError]] = {
+    "refused": RefusedError,
+    "usage": MsisdnError,
+    "store_away": StoreUnavailable,
+}
+
+
+def call(socket_path: str, verb: str, **arguments: object) -> dict[str, Any]:
+    """Ask the daemon.
+
+    Returns the verb's result. Raises DaemonUnavailable when it can't be reached or doesn't answer in form,
+    RefusedError when it says no, another TextgateError when something broke there.
+    """
+    line = json.dumps({"v": VERSION, "verb": verb} | arguments).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(TIMEOUT_S)
+            connection.connect(socket_path)
+            connection.sendall(line)
+            with connection.makefile("rb") as lines:
+                answer = lines.readline(ANSWER_MAX_BYTES)
+    except PermissionError:
+        raise DaemonUnavailable(
+            f"{socket_path}: permission denied", hint="run it with sudo, or join the group textgate-admin"
+        ) from None
+    except OSError as error:
+        raise DaemonUnavailable(
+            f"textgated can't be reached at {socket_path}: {error.strerror or 'no answer in time'}",
+            hint="is it running? systemctl status textgated",
+        ) from None
+    return _read(answer)
+
+
+def _read(answer: bytes) -> dict[str, Any]:
+    try:
+        reply = json.loads(answer)
+        if reply["v"] != VERSION:
+            raise ValueError("version")
+        if reply["ok"] is True:
+            result: dict[str, Any] = reply["result"]
+            return result
+        error = reply["error"]
+        kind, message, hint = error["kind"], error["message"], error["hint"]
+    except (ValueError, KeyError, TypeError):
+        raise DaemonUnavailable(
+            "textgated gave an answer that this command doesn't know",
+            hint="restart textgated after an upgrade: systemctl restart textgated",
+        ) from None
+    raise _ERRORS.get(kind, TextgateError)(message, hint=hint)

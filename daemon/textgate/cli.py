@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""The `textgate` command: for the people who run it. Every command takes --json; exit codes are in errors.py."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from . import __version__, admin_client, wiring
+from .config import DEFAULT_PATH, Config
+from .errors import CredentialError, DirectoryError, ExitCode, RefusedError, TextgateError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPILOG = """Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or credentials, 4 textgated can't be reached,
+5 refused (wrong code, throttled, not sent)."""
+ENROL_TRIES = 3
+
+
+class Context:
+    """What the options before the command say."""
+
+    def __init__(self, config_path: str, is_json: bool) -> None:
+        self.config_path = config_path
+        self.is_json = is_json
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration. Raises ConfigError."""
+        return wiring.load_config(self.config_path)
+
+    def ask_daemon(self, verb: str, **arguments: object) -> dict[str, Any]:
+        """Call a verb of the admin socket."""
+        return admin_client.call(self.config.daemon.admin_socket, verb, **arguments)
+
+    def say(self, text: str) -> None:
+        """A line for a person; nothing with --json."""
+        if not self.is_json:
+            click.echo(text)
+
+    def result(self, data: Mapping[str, Any]) -> None:
+        """The result, with --json only."""
+        if self.is_json:
+            click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def command(function: F) -> F:
+    """Give a command --json behind its name too, and turn our exceptions into messages and exit codes."""
+
+    @click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")
+    @click.pass_obj
+    @functools.wraps(function)
+    def run(context: Context, *arguments: Any, is_json_here: bool, **options: Any) -> None:
+        context.is_json = context.is_json or is_json_here
+        try:
+            function(context, *arguments, **options)
+        except TextgateError as error:
+            fail(context, error)
+
+    return run  # type: ignore[return-value]
+
+
+def fail(context: Context, error: TextgateError) -> NoReturn:
+    """Say what happened and what to do, and end with the error's exit code."""
+    if context.is_json:
+        faults = list(getattr(error, "faults", []))
+        report = {"message": error.message, "hint": error.hint} | ({"faults": faults} if faults else {})
+        click.echo(json.dumps({"error": report}, ensure_ascii=False))
+    else:
+        faults = list(getattr(error, "faults", []))
+        for line in [f"{getattr(error, 'path', '')}: {fault}" for fault in faults] or [error.message]:
+            click.echo(f"textgate: error: {line}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+    sys.exit(error.exit_code)
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config", "config_path", default=DEFAULT_PATH, metavar="FILE", show_default=True, help="configuration"
+)
+@click.option("--json", "is_json", is_flag=True, help="print one JSON object instead of text")
+@click.version_option(__version__, prog_name="textgate", message="%(prog)s %(version)s")
+@click.pass_context
+def main(click_context: click.Context, config_path: str, is_json: bool) -> None:
+    """Texted login codes for ssh, sudo, su and login: look after the service and its users."""
+    click_context.obj = Context(config_path, is_json)
+
+
+@main.command("check-config")
+@command
+def check_config(context: Context) -> None:
+    """Check the configuration, the phones file and the credentials; report every fault at once."""
+    from .directory import read_phones
+    from .vault import parse_keys  # noqa: F401  # loaded here so that a missing library shows as a fault of this check
+
+    config = context.config
+    faults: list[str] = []
+    phones: Any = None
+    for check in (
+        lambda: wiring.load_gateway_credentials(config, os.environ),
+        lambda: wiring.load_vault(config, os.environ),
+    ):
+        try:
+            check()
+        except CredentialError as error:
+            faults.append(f"{error.message} ({error.hint})" if error.hint else error.message)
+    if "file" in config.phones.sources:
+        try:
+            phones = read_phones(config.phones.file, config.phones.default_region)
+            faults.extend(f"{config.phones.file}: {fault}" for fault in phones.faults)
+        except DirectoryError as error:
+            faults.append(error.message)
+    user_count = len(phones.numbers) if phones else 0
+    context.result({"config": config.path, "is_ok": not faults, "faults": faults, "phone_count": user_count})
+    for fault in faults:
+        if not context.is_json:
+            click.echo(f"textgate: error: {fault}", err=True)
+    if faults:
+        sys.exit(ExitCode.CONFIG)
+    context.say(
+        f"{config.path}: ok; {user_count} user{'' if user_count == 1 else 's'} with a phone in {config.phones.file}"
+    )
+
+
+@main.command()
+@command
+def status(context: Context) -> None:
+    """Show whether textgated, Redis and the gateway work, and what was answered since the start."""
+    result = context.ask_daemon("status")
+    context.result(result)
+    if not context.is_json:
+        _show_status(result)
+    if not (result["store"]["is_up"] and result["gateway"]["is_up"]):
+        sys.exit(ExitCode.FAILURE)
+
+
+def _show_status(result: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    store, gateway, counts = result["store"], result["gateway"], result["counts"]
+    up_s = max(0, int(time.time()) - result["started_at"])
+    durable = "durable" if store.get("is_durable") else "NOT DURABLE: set appendonly yes"
+    rows = [
+        ("textgated", f"{result['version']}, up for {up_s // 3600} h {up_s % 3600 // 60} min"),
+        ("redis", f"{store['version']}, {durable}" if store["is_up"] else f"AWAY: {store['error']}"),
+        (
+            "gateway",
+            f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()
+            if gateway["is_up"]
+            else f"NOT USABLE: {gateway['reason']}",
+        ),
+        ("passed", str(counts.get("reply_pass", 0))),
+        ("codes asked for", str(counts.get("reply_ask", 0))),
+        ("without a code", str(counts.get("reply_skip", 0))),
+        ("denied", str(counts.get("reply_deny", 0))),
+        ("overloads", str(counts.get("overload", 0))),
+    ]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in rows:
+        table.add_row(name, value)
+    Console(soft_wrap=True).print(table)
+
+
+@main.command("send-test")
+@click.argument("number")
+@command
+def send_test(context: Context, number: str) -> None:
+    """Text a sentence without a code to NUMBER, to prove that the gateway works."""
+    result = context.ask_daemon("send-test", number=number)
+    context.result(result)
+    price = f", cost {result['cost']} {result['currency'] or ''}".rstrip() if result["cost"] else ""
+    if result["outcome"] == "sent":
+        context.say(f"sent to {result['phone']} in {result['duration_ms']} ms{price}")
+    else:
+        context.say(f"may have been sent to {result['phone']}: {result['reason']}; look at the phone")
+    _warn_if_unknown(context, result)
+
+
+@main.command()
+@click.argument("user")
+@click.argument("number")
+@click.option(
+    "--code-stdin", is_flag=True, help="read the code from standard input instead of asking on the terminal"
+)
+@command
+def enrol(context: Context, user: str, number: str, code_stdin: bool) -> None:
+    """Give USER the phone NUMBER, after a code texted to it was typed here.
+
+    NUMBER is written with + and the country code, in quotes if it has spaces: "+45 12 34 56 78".
+    """
+    from .directory import set_phone
+    from .msisdn import parse_msisdn
+
+    if os.geteuid() != 0:
+        raise TextgateError("enrol changes the phones file, which is root's", hint="run it with sudo")
+    config = context.config
+    if "file" not in config.phones.sources:
+        raise TextgateError(
+            'the phones file is not used: "file" is not in [phones] sources', hint="change the number there"
+        )
+    phone = parse_msisdn(number, config.phones.default_region)
+    begun = context.ask_daemon("prove-begin", user=user, number=number)
+    context.say(f"A code was texted to {begun['phone']}.")
+    _warn_if_unknown(context, begun)
+    _prove(context, code_stdin, user=user, number=number, session_id=begun["session_id"])
+    set_phone(config.phones.file, user, phone)
+    context.result({"user": user, "phone": phone.masked, "is_enrolled": True})
+    context.say(f"{user} is enrolled with {phone.masked}.")
+
+
+def _prove(context: Context, code_stdin: bool, **arguments: object) -> None:
+    """Ask for the texted code until it is right. Raises RefusedError after too many wrong ones."""
+    text = "no code was given"
+    for _ in range(ENROL_TRIES):
+        code = sys.stdin.readline().strip() if code_stdin else getpass.getpass("Code: ")
+        if not code:
+            break
+        checked = context.ask_daemon("prove-check", code=code, **arguments)
+        if checked["is_proved"]:
+            return
+        text = checked["text"].rstrip(".")
+        context.say(checked["text"])
+    raise RefusedError(f"the number was not proved: {text}", hint="nothing was changed; start again")
+
+
+def _warn_if_unknown(context: Context, result: Mapping[str, Any]) -> None:
+    if not result["is_known_number"] and not context.is_json:
+        click.echo("warning: this number is in no range known to be in use; did the text arrive?", err=True)
+
+
+@main.command()
+@click.argument("user")
+@command
+def unlock(context: Context, user: str) -> None:
+    """End USER's lockout and forget the wrong codes and texts counted against him."""
+    result = context.ask_daemon("unlock", user=user)
+    context.result(result)
+    context.say(f"{result['user']} is unlocked.")
+
+
+@main.command("login-test")
+@click.argument("user")
+@click.argument("service", default="sshd")
+@command
+def login_test(context: Context, user: str, service: str) -> None:
+    """Run the PAM stack of SERVICE (default: sshd) for USER and ask its questions here.
+
+    Nothing is opened and nobody is logged in; only the answer of the stack is shown.
+    """
+    from .pam_conversation import authenticate
+
+    if os.geteuid() != 0:
+        raise TextgateError("login-test runs the stack as sshd does, which is root", hint="run it with sudo")
+    if not Path("/etc/pam.d", service).is_file() or "/" in service:
+        raise TextgateError("there is no such PAM service", hint="see: ls /etc/pam.d")
+    result = authenticate(service, user, _converse)
+    context.result({"user": user, "service": service, "is_success": result.is_success, "reason": result.reason})
+    if not result.is_success:
+        context.say(f"{service} would refuse {user}: {result.reason}")
+        sys.exit(ExitCode.REFUSED)
+    context.say(f"{service} would let {user} in.")
+
+
+def _converse(style: int, text: str) -> str | None:
+    """A PAM conversation on the terminal; what PAM says goes to standard error, so that --json stays clean."""
+    from .pam_conversation import Style
+
+    if style == Style.PROMPT_HIDDEN:
+        return getpass.getpass(text) if sys.stdin.isatty() else _read_line(text)
+    if style == Style.PROMPT_SHOWN:
+        return _read_line(text)
+    click.echo(text, err=True)
+    return None
+
+
+def _read_line(prompt: str) -> str:
+    click.echo(prompt, nl=False, err=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+@main.group()
+def keys() -> None:
+    """The key under which users' secrets are sealed."""
+
+
+@keys.command("init")
+@command
+def keys_init(context: Context) -> None:
+    """Make the vault key if there is none yet; an existing one is never touched."""
+    from .vault import new_key_line
+
+    path = Path(context.config.vault.key_file)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise TextgateError(
+            f"{path}: there is a key already", hint="keep it: without it every user's secret is lost"
+        ) from None
+    except OSError as error:
+        raise CredentialError(f"{path}: can't be made: {error.strerror}", hint="run it with sudo") from None
+    with os.fdopen(handle, "w") as file:
+        file.write(new_key_line("k1").reveal() + "\n")
+    context.result({"path": str(path), "is_made": True})
+    context.say(f"{path}: made. Keep a copy in a safe place.")
+
+
+if __name__ == "__main__":
+    main()

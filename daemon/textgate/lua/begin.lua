@@ -1,0 +1,45 @@
+-- A challenge for one session: the live one, or a new one if the limits allow a text.
+-- In: now_ms, challenge_id, sealed ('' if none at hand), phone_tags, is_anew, is_decoy, the rules.
+-- Out: {'locked', until} | {'live', id, counter, sealed, send} | {'throttled', until, row, live} | {'need_secret'}
+--    | {'new', id, counter, sealed, send}
+local until_ms = locked_until()
+if until_ms > 0 then return {'locked', until_ms} end
+
+local found = redis.call('HMGET', CHALLENGE, 'id', 'counter', 'expires_at_ms', 'tries_left', 'phone_tag', 'send')
+local id, counter, send = found[1], found[2], found[6]
+local is_live = id and number(found[3]) > now and number(found[4]) > 0 and has(arg.phone_tags, found[5])
+    and string.sub(send, 1, 7) ~= 'refused'
+if is_live and not arg.is_anew then
+    return {'live', id, number(counter), redis.call('HGET', HOTP, 'secret') or '', send}
+end
+
+local free_at, held_by = 0, ''
+for _, row in ipairs(arg.sends) do
+    local log = row.is_forgiving and UNANSWERED or SENDS
+    redis.call('ZREMRANGEBYSCORE', log, '-inf', now - DAY_MS)
+    local newest = redis.call('ZREVRANGE', log, row.most - 1, row.most - 1, 'WITHSCORES')
+    local row_free_at = newest[2] and number(newest[2]) + row.window_ms or 0
+    if row.window_ms > 0 and row_free_at > now and row_free_at > free_at then
+        free_at, held_by = row_free_at, row.name
+    end
+end
+if free_at > 0 then return {'throttled', free_at, held_by, is_live and 1 or 0} end
+
+local sealed = redis.call('HGET', HOTP, 'secret')
+if not sealed then
+    if arg.sealed == '' then return {'need_secret'} end
+    sealed = arg.sealed
+    redis.call('HSET', HOTP, 'secret', sealed)
+end
+-- The counter only ever goes up and lives in the same key as the secret: neither can be lost without the other.
+counter = redis.call('HINCRBY', HOTP, 'counter', 1)
+if arg.is_decoy then keep(HOTP) end
+redis.call('DEL', CHALLENGE)
+redis.call('HSET', CHALLENGE, 'id', arg.challenge_id, 'counter', counter, 'expires_at_ms', now + arg.life_ms,
+    'tries_left', arg.tries, 'phone_tag', arg.phone_tags[1], 'send', 'pending')
+redis.call('PEXPIRE', CHALLENGE, arg.life_ms + 60000)
+for _, log in ipairs({SENDS, UNANSWERED}) do
+    redis.call('ZADD', log, now, arg.challenge_id)
+    keep(log)
+end
+return {'new', arg.challenge_id, counter, sealed, 'pending'}

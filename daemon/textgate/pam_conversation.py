@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""Runs a PAM stack and asks its questions, through python-pam's binding of libpam.
+
+python-pam's own `authenticate` answers every prompt with one password, which is no conversation; its structures and
+functions are used here with a conversation that asks the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import byref, c_char, c_size_t, c_void_p, cast, memmove, sizeof
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from .errors import TextgateError
+
+
+class Style(IntEnum):
+    """What a message wants (pam_conv(3))."""
+
+    PROMPT_HIDDEN = 1
+    PROMPT_SHOWN = 2
+    ERROR = 3
+    INFO = 4
+
+
+PAM_SUCCESS = 0
+PAM_CONV_ERR = 19
+
+# Gets style and text of a message; returns the answer to a prompt, or None to give up.
+Converse = Callable[[Style, str], str | None]
+
+
+@dataclass(frozen=True)
+class PamResult:
+    """How the stack ended. code: as in pam_return(5); reason: libpam's words for it."""
+
+    code: int
+    reason: str
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the stack let in."""
+        return self.code == PAM_SUCCESS
+
+
+def authenticate(service: str, user: str, converse: Converse) -> PamResult:
+    """Run the auth stack of a service for a user.
+
+    Raises TextgateError when python-pam isn't installed or the stack can't be started.
+    """
+    try:
+        from pam import __internals as pam
+    except ImportError:
+        raise TextgateError("python-pam is not installed", hint="apt install python3-pampy") from None
+    libpam = pam.PamAuthenticator()
+    handle = pam.PamHandle()
+
+    @pam.conv_func  # type: ignore[untyped-decorator]
+    def conversation(count: int, messages: Any, responses: Any, _data: Any) -> int:
+        try:
+            answers = [_answer(messages[index].contents, converse) for index in range(count)]
+        except (EOFError, KeyboardInterrupt, UnicodeError):
+            return PAM_CONV_ERR
+        if any(is_needed and answer is None for is_needed, answer in answers):
+            return PAM_CONV_ERR
+        responses[0] = _responses(libpam.libc, pam.PamResponse, [answer for _, answer in answers])
+        return PAM_SUCCESS
+
+    conv = pam.PamConv(conversation, None)
+    code = libpam.pam_start(service.encode(), user.encode(), byref(conv), byref(handle))
+    if code != PAM_SUCCESS:
+        raise TextgateError(f"the PAM service can't be started (code {code})", hint="see: ls /etc/pam.d")
+    code = libpam.pam_authenticate(handle, 0)
+    reason = libpam.pam_strerror(handle, code).decode(errors="replace")
+    libpam.pam_end(handle, code)
+    return PamResult(code, reason)
+
+
+def _answer(message: Any, converse: Converse) -> tuple[bool, str | None]:
+    """Whether a message wants an answer, and the answer."""
+    style = Style(message.msg_style)
+    answer = converse(style, (message.msg or b"").decode(errors="replace"))
+    return style in (Style.PROMPT_HIDDEN, Style.PROMPT_SHOWN), answer
+
+
+def _responses(libc: Any, response_type: Any, answers: list[str | None]) -> Any:
+    """Answers in memory that libpam's modules will free (pam_conv(3))."""
+    libc.calloc.restype = c_void_p
+    libc.calloc.argtypes = [c_size_t, c_size_t]
+    block = libc.calloc(len(answers), sizeof(response_type))
+    response = cast(block, _pointer_to(response_type))
+    for index, answer in enumerate(answers):
+        if answer is not None:
+            data = answer.encode()
+            copy = libc.calloc(len(data) + 1, sizeof(c_char))
+            memmove(copy, data, len(data))
+            response[index].resp = copy
+    return response
+
+
+def _pointer_to(kind: Any) -> Any:
+    from ctypes import POINTER
+
+    return POINTER(kind)

@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: MIT
+"""textgated: listens on two Unix sockets, answers logins on bounded worker threads, starts, reloads and stops.
+
+Every connection gets an answer: a request that breaks a rule, comes too late or finds no worker is a denial with
+a sentence. The one broad `except` of the daemon is here, at the connection, and it denies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import grp
+import os
+import selectors
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import __version__, admin, texts, wiring
+from .audit import Audit, Event, Priority, choose_sink
+from .config import DEFAULT_PATH, Config, DaemonConfig
+from .dispatcher import Dispatcher
+from .errors import ExitCode, ProtocolError, TextgateError
+from .peercred import peer_credentials
+from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Word, format_reply, parse_request
+from .session import build_session
+from .verifier import told, where
+from .wiring import Services
+
+try:
+    from systemd import daemon as _systemd
+except ImportError:  # without systemd there is nobody to notify and no socket is passed
+    _systemd = None
+
+BACKLOG = 1024
+STALE_S = 8.0  # a helper waits 10 s by default; an answer that comes later than that reaches nobody
+STUCK_S = 90.0  # longer than any deadline of a request: the watchdog may end a daemon that works on one for so long
+ADMIN_THREADS = 4
+ADMIN_WAITING = 16
+SERVER_UIDS = frozenset({0})  # who may call the auth socket: PAM's helper runs as root
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """The two listening sockets. is_passed: systemd made them, so they outlive this process."""
+
+    auth: socket.socket
+    admin: socket.socket
+    is_passed: bool
+
+
+class Server:
+    """Accepts on the main thread; works on `workers` threads. `services` is replaced as a whole on a reload."""
+
+    def __init__(self, config: DaemonConfig, listeners: Listeners, services: Services, audit: Audit) -> None:
+        self._config = config
+        self._listeners = listeners
+        self._services = services
+        self._audit = audit
+        self._workers = Dispatcher(threads=config.workers, waiting=config.queue, name="login")
+        self._admins = Dispatcher(threads=ADMIN_THREADS, waiting=ADMIN_WAITING, name="admin")
+        self._under_way: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._signals: list[int] = []
+        self.counts = admin.Counts()
+
+    # --- The main loop ---
+
+    def run(self, reload_services: Callable[[], Services]) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP calls reload_services, whose failure keeps what there is."""
+        with _wakeup_signals(self._signals) as wakeup, selectors.DefaultSelector() as selector:
+            selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
+            selector.register(self._listeners.auth, selectors.EVENT_READ, self._accept_login)
+            selector.register(self._listeners.admin, selectors.EVENT_READ, self._accept_admin)
+            watchdog = _Watchdog(self._is_healthy)
+            notify("READY=1")
+            self._audit.event(Event.SERVICE, "ready", version=__version__)
+            while not self._stop_wanted(reload_services):
+                watchdog.feed()
+                for key, _ in selector.select(watchdog.interval_s):
+                    key.data()
+        self._stop()
+
+    def _stop_wanted(self, reload_services: Callable[[], Services]) -> bool:
+        while self._signals:
+            if self._signals.pop(0) != signal.SIGHUP:
+                return True
+            self._reload(reload_services)
+        return False
+
+    def _reload(self, reload_services: Callable[[], Services]) -> None:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            fresh = reload_services()
+        except TextgateError as error:
+            self._audit.event(
+                Event.SERVICE,
+                "reload failed, the former configuration stays",
+                priority=Priority.ERROR,
+                reason=str(error),
+            )
+        else:
+            # Logins under way keep the services they began with, and those live as long as they are used.
+            self._services = fresh
+            self._audit.event(Event.SERVICE, "reloaded", version=__version__)
+        notify("READY=1")
+
+    def _stop(self) -> None:
+        """Finish what is under way; what still waits in a listening socket that systemd holds is served after."""
+        notify("STOPPING=1")
+        self._audit.event(Event.SERVICE, "stopping", under_way=len(self._under_way))
+        if not self._listeners.is_passed:
+            for listener in (self._listeners.auth, self._listeners.admin):
+                with contextlib.suppress(OSError):
+                    Path(listener.getsockname()).unlink()
+        self._listeners.auth.close()
+        self._listeners.admin.close()
+        ender = threading.Timer(self._config.stop_timeout_s, os._exit, (ExitCode.FAILURE,))
+        ender.daemon = True
+        ender.start()
+        self._workers.close()
+        self._services.close()
+        self._admins.close()
+        ender.cancel()
+        self._audit.event(Event.SERVICE, "stopped")
+
+    def _is_healthy(self) -> bool:
+        """Whether no request is worked on for longer than its deadlines allow."""
+        with self._lock:
+            oldest_at = min(self._under_way.values(), default=None)
+        return oldest_at is None or time.monotonic() - oldest_at < STUCK_S
+
+    # --- Logins ---
+
+    def _accept_login(self) -> None:
+        for connection in _accept_all(self._listeners.auth, self._on_accept_error):
+            try:
+                uid = peer_credentials(connection).uid
+            except OSError:
+                uid = -1
+            if uid not in SERVER_UIDS:
+                self.counts.add("peer_refused")
+                self._audit.event(Event.PROTOCOL, "peer refused", priority=Priority.WARNING, reason="peer", uid=uid)
+                _refuse_now(connection, texts.INTERNAL)
+                continue
+            accepted_at = time.monotonic()
+            if self._workers.submit(_bound(self._serve_login, connection, accepted_at)) is None:
+                self.counts.add("overload")
+                self._audit.event(Event.OVERLOAD, "too many logins waiting", priority=Priority.ERROR, result="deny")
+                _refuse_now(connection, texts.BUSY)
+
+    def _on_accept_error(self, error: OSError) -> None:
+        """No file descriptor left, for example. The peer waits in the backlog; the pause keeps the loop calm."""
+        self._audit.event(Event.FAULT, "can't accept", priority=Priority.ALERT, reason=error.strerror or "unknown")
+        time.sleep(0.05)
+
+    def _serve_login(self, connection: socket.socket, accepted_at: float) -> None:
+        key = threading.get_ident()
+        with self._lock:
+            self._under_way[key] = time.monotonic()
+        try:
+            with connection:
+                reply = self._answer(connection, accepted_at)
+                self.counts.add(f"reply_{reply.word.value}")
+                with contextlib.suppress(OSError):  # the helper has gone; its exit was a denial
+                    connection.settimeout(self._config.read_timeout_s)
+                    connection.sendall(format_reply(reply))
+        finally:
+            with self._lock:
+                self._under_way.pop(key, None)
+
+    def _answer(self, connection: socket.socket, accepted_at: float) -> Reply:
+        """The reply to one connection. Whatever breaks on the way is a denial."""
+        if time.monotonic() - accepted_at > STALE_S:
+            self.counts.add("overload")
+            self._audit.event(Event.OVERLOAD, "request waited too long", priority=Priority.ERROR, result="deny")
+            return Reply(Word.DENY, texts.BUSY)
+        services = self._services
+        try:
+            request = parse_request(read_request(connection, self._config.read_timeout_s))
+            session = build_session(request.fields, services.config.services.ssh)
+            if request.fields.get("PAM_TYPE") != "auth":
+                raise ProtocolError("pam_type")
+            if request.verb is Verb.CHECK and request.code is not None:
+                return services.verifier.check(session, request.code)
+            return services.verifier.begin(session)
+        except ProtocolError as error:
+            self.counts.add("protocol_error")
+            self._audit.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
+        except Exception as error:
+            self.counts.add("fault")
+            self._audit.event(
+                Event.FAULT, "login refused", priority=Priority.ALERT, result="deny", reason=told(error), at=where(error)
+            )
+        return Reply(Word.DENY, texts.INTERNAL)
+
+    # --- The admin socket ---
+
+    def _accept_admin(self) -> None:
+        for connection in _accept_all(self._listeners.admin, self._on_accept_error):
+            if self._admins.submit(_bound(self._serve_admin, connection)) is None:
+                connection.close()
+
+    def _serve_admin(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                admin.serve(connection, lambda: self._services, self.counts, self._audit)
+            except Exception as error:
+                self._audit.event(
+                    Event.FAULT, "admin request failed", priority=Priority.ERROR, reason=told(error), at=where(error)
+                )
+
+
+def _bound(function: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+    return lambda: function(*arguments)
+
+
+# --- Pieces ---
+
+
+def read_request(connection: socket.socket, timeout_s: float) -> bytes:
+    """All bytes up to the peer's half-close.
+
+    Raises ProtocolError too_slow after timeout_s in total, too_long beyond REQUEST_MAX_BYTES, broken if it was reset.
+    """
+    deadline_at = time.monotonic() + timeout_s
+    received = bytearray()
+    while len(received) <= REQUEST_MAX_BYTES:
+        left_s = deadline_at - time.monotonic()
+        if left_s <= 0:
+            raise ProtocolError("too_slow")
+        connection.settimeout(left_s)
+        try:
+            chunk = connection.recv(REQUEST_MAX_BYTES + 1 - len(received))
+        except TimeoutError:
+            raise ProtocolError("too_slow") from None
+        except OSError:
+            raise ProtocolError("broken") from None
+        if not chunk:
+            return bytes(received)
+        received += chunk
+    raise ProtocolError("too_long")
+
+
+def _accept_all(listener: socket.socket, on_error: Callable[[OSError], None]) -> Iterator[socket.socket]:
+    """Every connection that waits on a non-blocking listener, without ever waiting for one."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except ConnectionAbortedError:
+            continue
+        except OSError as error:
+            on_error(error)
+            return
+        yield connection
+
+
+def _refuse_now(connection: socket.socket, text: str) -> None:
+    """Answer on the main thread without waiting. What the peer sent is read first: unread bytes would reset it."""
+    with connection, contextlib.suppress(OSError):
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            connection.recv(REQUEST_MAX_BYTES)
+        connection.send(format_reply(Reply(Word.DENY, text)))
+        connection.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def _wakeup_signals(noted: list[int]) -> Iterator[socket.socket]:
+    """A socket that becomes readable when SIGTERM, SIGINT or SIGHUP comes; its number is added to `noted`."""
+    wakeup, writer = socket.socketpair()
+    wakeup.setblocking(False)
+    writer.setblocking(False)
+    former_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    former = {number: signal.signal(number, lambda signum, _frame: noted.append(signum)) for number in handled}
+    try:
+        yield wakeup
+    finally:
+        for number, handler in former.items():
+            # A second SIGTERM during the stop must not be lost on the default action, which would cut logins off.
+            signal.signal(number, signal.SIG_IGN if number != signal.SIGINT else handler)
+        signal.set_wakeup_fd(former_fd)
+        wakeup.close()
+        writer.close()
+
+
+def notify(state: str) -> None:
+    """Tell systemd about the state (sd_notify(3)); nothing happens where it doesn't listen."""
+    if _systemd is not None and hasattr(_systemd, "notify"):
+        _systemd.notify(state)
+
+
+class _Watchdog:
+    """Feeds systemd's watchdog twice per period, as long as the daemon is healthy (sd_watchdog_enabled(3))."""
+
+    def __init__(self, is_healthy: Callable[[], bool]) -> None:
+        usec = os.environ.get("WATCHDOG_USEC", "")
+        is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.interval_s = int(usec) / 2_000_000 if usec.isdigit() and is_ours and int(usec) > 0 else None
+        self._is_healthy = is_healthy
+
+    def feed(self) -> None:
+        """One sign of life."""
+        if self.interval_s is not None and self._is_healthy():
+            notify("WATCHDOG=1")
+
+
+# --- Start ---
+
+
+def open_listeners(config: DaemonConfig) -> Listeners:
+    """The sockets that systemd passed, named auth and admin; without any, sockets of our own.
+
+    Raises TextgateError when only one was passed or one can't be made.
+    """
+    passed = _passed_sockets()
+    if passed:
+        if set(passed) != {"auth", "admin"}:
+            raise TextgateError(
+                "systemd passed other sockets than auth and admin", hint="set FileDescriptorName= in the socket units"
+            )
+        return Listeners(passed["auth"], passed["admin"], is_passed=True)
+    return Listeners(
+        _listen(config.auth_socket, 0o600, None),
+        _listen(config.admin_socket, 0o660, config.admin_group),
+        is_passed=False,
+    )
+
+
+def _passed_sockets() -> dict[str, socket.socket]:
+    if _systemd is None or not hasattr(_systemd, "listen_fds_with_names"):
+        return {}
+    passed = {name: socket.socket(fileno=fd) for fd, name in _systemd.listen_fds_with_names().items()}
+    for listener in passed.values():
+        listener.setblocking(False)
+    return passed
+
+
+def _listen(path: str, mode: int, group: str | None) -> socket.socket:
+    """A listening socket with exactly this mode, in the place of a dead one that may lie there."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    former_umask = os.umask(0o177)  # never open to others, not even before the chmod
+    try:
+        _remove_dead(path)
+        listener.bind(path)
+        if group is not None:
+            with contextlib.suppress(KeyError, PermissionError):
+                os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        Path(path).chmod(mode)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise TextgateError(
+            f"{path}: can't listen: {error.strerror}", hint="is its folder there, and ours?"
+        ) from None
+    finally:
+        os.umask(former_umask)
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_dead(path: str) -> None:
+    """Remove a socket that nobody listens on. Raises TextgateError where somebody does."""
+    try:
+        if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        if probe.connect_ex(path) == 0:
+            raise TextgateError(f"{path}: another textgated listens here", hint="stop it first")
+    Path(path).unlink()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The `textgated` command."""
+    parser = argparse.ArgumentParser(
+        prog="textgated",
+        description="Texts login codes and checks them, for PAM and the textgate command.",
+        epilog="SIGHUP reloads the configuration and the phones, SIGTERM finishes logins under way and ends. "
+        "Exit codes: 0 ended, 1 failed, 2 usage, 3 configuration.",
+    )
+    parser.add_argument("--config", default=DEFAULT_PATH, metavar="FILE", help="configuration (default: %(default)s)")
+    parser.add_argument(
+        "--log",
+        default="auto",
+        choices=("auto", "journal", "stderr"),
+        help="where events go; auto is the journal under systemd, else standard error (default: %(default)s)",
+    )
+    parser.add_argument("--version", action="version", version=f"textgated {__version__}")
+    options = parser.parse_args(arguments)
+    try:
+        audit = Audit(choose_sink(options.log, os.environ))
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        _serve(options.config, audit)
+    except TextgateError as error:
+        audit.event(Event.SERVICE, f"can't start: {error}", priority=Priority.ALERT, hint=error.hint)
+        print(f"textgated: error: {error}", file=sys.stderr)  # noqa: T201
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return ExitCode.OK
+
+
+def _serve(config_path: str, audit: Audit) -> None:
+    config: Config = wiring.load_config(config_path)
+    services = wiring.build_services(config, audit, os.environ)
+    listeners = open_listeners(config.daemon)
+    server = Server(config.daemon, listeners, services, audit)
+    server.run(lambda: wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=services))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

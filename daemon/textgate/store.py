@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""Challenges, counters and lockouts in Redis. STORE.md lists every key.
+
+Each step is one Lua script, so that parallel logins, on one host or many, can't come between its parts.
+All keys of a user share the hash tag {user}: a Redis Cluster keeps them on one slot. Every fault of Redis,
+from a refused connection to a full memory, is StoreUnavailable, which callers turn into a denial.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .config import StoreConfig
+from .errors import StoreUnavailable
+from .limits import Rules
+from .secret import Secret
+
+# `~` starts no encoded user name, so a decoy's keys can never be a user's.
+DECOY_PREFIX = "~"
+
+
+class BeginState(Enum):
+    """How `begin` ended."""
+
+    NEW = "new"
+    LIVE = "live"
+    THROTTLED = "throttled"
+    LOCKED = "locked"
+
+
+class CheckState(Enum):
+    """How a step of a check ended."""
+
+    TRY = "try"
+    NONE = "none"
+    SPENT = "spent"
+    LOCKED = "locked"
+    WRONG = "wrong"
+    USED = "used"
+    PASS = "pass"  # noqa: S105  # the name of a state
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Answer of `begin`. NEW and LIVE have a challenge; THROTTLED and LOCKED say until when.
+
+    until_ms: Unix time in milliseconds. row: name of the limit that throttles. is_live: with THROTTLED, whether the
+    session's last code still works. sealed: the user's secret as the vault sealed it.
+    """
+
+    state: BeginState
+    challenge_id: str = ""
+    counter: int = -1
+    sealed: str = ""
+    send: str = ""
+    until_ms: int = 0
+    row: str = ""
+    is_live: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Answer of `take_try`; only TRY has a challenge to compare with."""
+
+    state: CheckState
+    challenge_id: str = ""
+    counter: int = -1
+    sealed: str = ""
+    tries_left: int = 0
+    send: str = ""
+    until_ms: int = 0
+
+
+@dataclass(frozen=True)
+class StoreHealth:
+    """What `status` shows of Redis."""
+
+    version: str
+    is_durable: bool
+    used_memory_bytes: int
+
+
+def encode_user(user: str) -> str:
+    """A user name as it stands in a key: everything but letters, digits, `_`, `.` and `-` is percent-encoded."""
+    return quote(user, safe="").replace("~", "%7E")
+
+
+class Store:
+    """The state of all logins. Thread-safe: each call takes a connection of its own from the pool."""
+
+    def __init__(self, config: StoreConfig, *, connections: int, password: Secret | None = None) -> None:
+        # No retries in the client: a script whose answer was lost may have run, and must not run twice unseen.
+        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "retry_on_error": []}
+        if not config.url.startswith("unix:"):  # a Unix socket's connect keeps to socket_timeout, and knows no other
+            options["socket_connect_timeout"] = config.timeout_s
+        if password is not None:
+            options["password"] = password.reveal()
+        pool = redis.BlockingConnectionPool.from_url(
+            config.url,
+            max_connections=connections,
+            timeout=config.timeout_s,
+            socket_timeout=config.timeout_s,
+            decode_responses=True,
+            **options,
+        )
+        self._redis: Any = redis.Redis(connection_pool=pool)
+        self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
+
+    def begin(
+        self,
+        user_key: str,
+        session_id: str,
+        *,
+        now_ms: int,
+        challenge_id: str,
+        phone_tags: Sequence[str],
+        rules: Rules,
+        sealed: str = "",
+        is_anew: bool = False,
+    ) -> Begun | None:
+        """Get the session's live challenge or make a new one; None means: call again with a sealed secret.
+
+        is_anew: make a new one even if one is live. A new challenge is charged to the send limits.
+        """
+        answer = self._run(
+            "begin",
+            user_key,
+            session_id,
+            rules.as_arguments()
+            | {
+                "now_ms": now_ms,
+                "challenge_id": challenge_id,
+                "phone_tags": list(phone_tags),
+                "sealed": sealed,
+                "is_anew": is_anew,
+                "is_decoy": user_key.startswith(DECOY_PREFIX),
+            },
+        )
+        match answer:
+            case ["need_secret"]:
+                return None
+            case ["locked", int(until_ms)]:
+                return Begun(BeginState.LOCKED, until_ms=until_ms)
+            case ["throttled", int(until_ms), str(row), int(is_live)]:
+                return Begun(BeginState.THROTTLED, until_ms=until_ms, row=row, is_live=bool(is_live))
+            case ["new" | "live" as state, str(found_id), int(counter), str(found_sealed), str(send)]:
+                return Begun(BeginState(state), found_id, counter, found_sealed, send)
+        raise StoreUnavailable("the store's begin script gave an unknown answer")
+
+    def settle_send(self, user_key: str, session_id: str, *, challenge_id: str, send: str, is_refused: bool) -> None:
+        """Note how the text of a challenge ended; a refused one is given back to the send limits."""
+        arguments = {"now_ms": 0, "challenge_id": challenge_id, "send": send, "is_refused": is_refused}
+        self._run("settle_send", user_key, session_id, arguments)
+
+    def take_try(
+        self, user_key: str, session_id: str, *, now_ms: int, try_id: str, phone_tags: Sequence[str], rules: Rules
+    ) -> Taken:
+        """Take one try of the session's challenge, counted as wrong from this moment on."""
+        arguments = rules.as_arguments() | {"now_ms": now_ms, "try_id": try_id, "phone_tags": list(phone_tags)}
+        answer = self._run("take_try", user_key, session_id, arguments)
+        match answer:
+            case ["locked", int(until_ms)]:
+                return Taken(CheckState.LOCKED, until_ms=until_ms)
+            case ["none"]:
+                return Taken(CheckState.NONE)
+            case ["spent", str(send)]:
+                return Taken(CheckState.SPENT, send=send)
+            case ["try", str(challenge_id), int(counter), str(sealed), int(tries_left), str(send)]:
+                return Taken(CheckState.TRY, challenge_id, counter, sealed, tries_left, send)
+        raise StoreUnavailable("the store's take_try script gave an unknown answer")
+
+    def consume(
+        self, user_key: str, session_id: str, *, now_ms: int, challenge_id: str, try_id: str, rules: Rules
+    ) -> Taken:
+        """Use the challenge up after a right code. PASS comes once for each challenge, whoever asks."""
+        arguments = rules.as_arguments() | {"now_ms": now_ms, "challenge_id": challenge_id, "try_id": try_id}
+        return self._ended("consume", self._run("consume", user_key, session_id, arguments))
+
+    def confirm_wrong(self, user_key: str, session_id: str, *, now_ms: int, rules: Rules) -> Taken:
+        """After a wrong code: WRONG, or LOCKED if it filled the row."""
+        arguments = rules.as_arguments() | {"now_ms": now_ms}
+        return self._ended("confirm_wrong", self._run("confirm_wrong", user_key, session_id, arguments))
+
+    def unlock(self, user_key: str) -> None:
+        """End a lockout and forget the wrong codes and sends that were counted against the user."""
+        keys = _user_keys(user_key, "-")
+        self._call(lambda: self._redis.delete(keys[2], keys[3], keys[4], keys[5]))
+
+    def health(self) -> StoreHealth:
+        """Whether Redis answers and keeps what it is told. Raises StoreUnavailable if it doesn't answer."""
+        info: Mapping[str, Any] = self._call(self._redis.info)
+        return StoreHealth(
+            version=str(info.get("valkey_version") or info.get("redis_version", "")),
+            is_durable=bool(info.get("aof_enabled")) and info.get("aof_last_write_status") == "ok",
+            used_memory_bytes=int(info.get("used_memory", 0)),
+        )
+
+    def close(self) -> None:
+        """Close the connections of the pool."""
+        self._redis.connection_pool.disconnect()
+
+    @staticmethod
+    def _ended(script: str, answer: Any) -> Taken:
+        match answer:
+            case ["locked", int(until_ms)]:
+                return Taken(CheckState.LOCKED, until_ms=until_ms)
+            case ["pass" | "used" | "wrong" as state]:
+                return Taken(CheckState(state))
+        raise StoreUnavailable(f"the store's {script} script gave an unknown answer")
+
+    def _run(self, script: str, user_key: str, session_id: str, arguments: Mapping[str, object]) -> Any:
+        keys = _user_keys(user_key, session_id)
+        return self._call(lambda: self._scripts[script](keys=keys, args=[json.dumps(arguments)]))
+
+    @staticmethod
+    def _call(action: Any) -> Any:
+        try:
+            return action()
+        except (redis.RedisError, OSError, UnicodeDecodeError) as error:
+            # The class alone: messages of Redis can quote arguments.
+            raise StoreUnavailable(f"redis: {type(error).__name__}") from None
+
+
+_SCRIPTS = ("begin", "settle_send", "take_try", "consume", "confirm_wrong")
+
+
+def _source(name: str) -> str:
+    folder = files(__package__) / "lua"
+    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+
+
+def _user_keys(user_key: str, session_id: str) -> list[str]:
+    """The keys of a user in the order in which lua/prelude.lua names them."""
+    kept = f"textgate:{{{user_key}}}"
+    return [
+        f"{kept}:hotp",
+        f"{kept}:challenge:{session_id}",
+        f"{kept}:guard",
+        f"{kept}:wrong",
+        f"{kept}:sends",
+        f"{kept}:unanswered",
+    ]

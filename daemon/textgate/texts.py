@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""Every sentence that a person at a login prompt can see. Each says what happened, then what to do.
+
+They say the same to known and unknown users, and nothing of the cause that an attacker could use;
+the journal has the cause.
+"""
+
+from __future__ import annotations
+
+import math
+
+SENT = "A login code was texted to your phone."
+ON_ITS_WAY = "A login code is on its way to your phone."
+STILL_GOOD = "The login code texted to you before is still good. Press Enter alone for a new one."
+SENT_ANEW = "A new login code was texted to your phone. Only the newest one counts."
+ON_ITS_WAY_ANEW = "A new login code is on its way to your phone. Only the newest one counts."
+NOT_SENT = "The login code could not be texted. Try again later, or ask your administrator."
+WRONG = "That code is not right."
+NONE_WAITING = "No login code is waiting for you: it was used, or has expired. Log in again to get a new one."
+TRIES_SPENT = "Too many wrong codes for this text. Log in again to get a new one."
+STORE_AWAY = "Login codes can't be made or checked at the moment. Try again later, or ask your administrator."
+BUSY = "Too many people are logging in at this moment. Try again in a minute."
+INTERNAL = "The login code service failed. Ask your administrator."
+
+
+def locked(wait_s: float) -> str:
+    """For a user who is locked out for wait_s more seconds."""
+    return f"Too many wrong codes. Wait {duration(wait_s)}, or ask your administrator."
+
+
+def throttled(wait_s: float) -> str:
+    """For a user to whom nothing may be texted for wait_s more seconds."""
+    return f"No login code was texted: there were too many in a short time. Wait {duration(wait_s)} and try again."
+
+
+def throttled_anew(wait_s: float) -> str:
+    """For a user who asks for a new text too early, while the last code still works."""
+    return f"A new login code can be texted in {duration(wait_s)}. The last one is still good."
+
+
+def duration(wait_s: float) -> str:
+    """A time in words, rounded up so that it never promises too much: 0.2 -> "1 second", 90 -> "2 minutes"."""
+    for unit_s, unit in ((3600, "hour"), (60, "minute")):
+        if wait_s > unit_s:
+            return _count(math.ceil(wait_s / unit_s), unit)
+    return _count(max(1, math.ceil(wait_s)), "second")
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"

@@ -1,0 +1,518 @@
+# SPDX-License-Identifier: MIT
+"""The two steps of a login, `begin` and `check`: read, decide, act, in that order.
+
+"No" is the starting value. PASS is returned in one place (`_compare`) and SKIP in one place (`begin`), plus the
+failmode, which is one function (`_fail`). Users who can't pass (unknown, refused, without a phone) go through the
+same steps with the same words at the same pace as everybody, but nothing is sent to them and no code is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from dataclasses import replace as replaced
+from typing import Protocol
+
+from . import codes, sms, texts
+from .audit import Audit, Event, Priority
+from .config import Config
+from .errors import StoreUnavailable, TextgateError
+from .gateway_outcomes import Outcome, SendReason, SendResult
+from .limits import Rules, build_rules
+from .msisdn import Msisdn
+from .policy import Account, Decision, FailKind, Verdict, apply_failmode, decide
+from .protocol import Reply, Word
+from .secret import Secret
+from .session import Session
+from .store import DECOY_PREFIX, BeginState, Begun, CheckState, Store, Taken, encode_user
+from .vault import Vault
+
+SECRET_PURPOSE = "hotp-secret"  # noqa: S105  # names a purpose
+PHONE_PURPOSE = "phone"
+NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
+
+# Ends of a text that mean "the gateway is away", for which [failmode] may let in. A refusal that is about the user,
+# the number or the account is none of them: nobody may open a door by running the account dry.
+_AWAY_REASONS = (
+    SendReason.DNS,
+    SendReason.UNREACHABLE,
+    SendReason.TLS,
+    SendReason.TIMEOUT,
+    SendReason.DEADLINE,
+    SendReason.RESET,
+    SendReason.SERVER_ERROR,
+)
+AWAY_STATES = frozenset(
+    f"{outcome.value}:{reason.value}" for outcome in (Outcome.REFUSED, Outcome.UNKNOWN) for reason in _AWAY_REASONS
+)
+
+
+class Clock(Protocol):
+    """The time, injected so that tests can move it."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+
+class Accounts(Protocol):
+    """Who exists on this machine."""
+
+    def lookup(self, user: str) -> Account | None:
+        """The account, or None for an unknown user. Raises TextgateError if that can't be told."""
+
+
+class Directory(Protocol):
+    """Whose phone has which number."""
+
+    def lookup(self, user: str) -> Msisdn | None:
+        """The number, or None. Raises DirectoryError if the directory can't be read."""
+
+
+class Gateway(Protocol):
+    """Sends texts."""
+
+    def send(self, msisdn: str, text: Secret, *, validity_s: int, userref: str) -> SendResult:
+        """Send one text and say what became of it; never raises for a fault outside."""
+
+
+class Sender(Protocol):
+    """Runs the sending of texts beside the logins."""
+
+    def submit(self, job: Callable[[], SendResult]) -> Future[SendResult] | None:
+        """Start a job; None when too many are waiting."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One login as the steps need it. `phone` is set exactly when this login may end in PASS.
+
+    user: the name for the journal, None for one that NSS doesn't know. reason: why, in a fixed word.
+    """
+
+    user: str | None
+    user_key: str
+    session_id: str
+    service: str
+    source: str | None
+    phone: Msisdn | None
+    verdict: Verdict
+    reason: str
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether a right code lets in."""
+        return self.phone is not None
+
+
+class Pace:
+    """How the last real text went, so that a login to which nothing is sent takes as long and says the same."""
+
+    def __init__(self) -> None:
+        # One reference, replaced as a whole: readers on other threads see the old or the new one.
+        self._last = SendResult(Outcome.SENT, SendReason.ACCEPTED, attempt_count=1, duration_s=0.1)
+
+    def note(self, result: SendResult) -> None:
+        """Remember a real text."""
+        self._last = SendResult(result.outcome, result.reason, result.attempt_count, result.duration_s)
+
+    def read(self) -> SendResult:
+        """Outcome, reason and duration of the last real text."""
+        return self._last
+
+
+class Verifier:
+    """The core that PAM and the commands share. Thread-safe: what changes is in the store."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        gateway: Gateway,
+        sender: Sender,
+        directory: Directory,
+        accounts: Accounts,
+        vault: Vault,
+        audit: Audit,
+        host: str,
+        clock: Clock,
+        pace: Pace | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._config = config
+        self._rules: Rules = build_rules(config.codes, config.limits)
+        self._store = store
+        self._gateway = gateway
+        self._sender = sender
+        self._directory = directory
+        self._accounts = accounts
+        self._vault = vault
+        self._audit = audit
+        self._host = host
+        self._clock = clock
+        self._pace = pace or Pace()
+        self._pause = pause
+
+    # --- The two steps ---
+
+    def begin(self, session: Session) -> Reply:
+        """First step: SKIP if no code is needed, ASK with a text on its way, or DENY."""
+        attempt, verdict = self._resolve(session)
+        if verdict.decision is Decision.SKIP:
+            self._note(Event.BEGIN, "login without a code", attempt, result="skip", reason=verdict.reason)
+            return Reply(Word.SKIP)
+        return self.begin_attempt(attempt)
+
+    def check(self, session: Session, untrusted_code: Secret) -> Reply:
+        """Second step: PASS for the right code of this very session, else DENY. Every rule is looked at again."""
+        attempt, _verdict = self._resolve(session)
+        return self.check_attempt(attempt, untrusted_code)
+
+    def begin_attempt(self, attempt: Attempt) -> Reply:
+        """Open a challenge for an attempt whose rules were looked at, and text its code."""
+        try:
+            begun = self._open(attempt, is_anew=False)
+        except StoreUnavailable as error:
+            return self._fail(FailKind.STORE, attempt, Word.SKIP, str(error))
+        match begun.state:
+            case BeginState.NEW:
+                return self._text(attempt, begun, is_anew=False)
+            case BeginState.LIVE:
+                self._note(Event.BEGIN, "login goes on with its live code", attempt, result="ask", reason="live")
+                return Reply(Word.ASK, texts.STILL_GOOD)
+        return self._not_opened(attempt, begun)
+
+    def check_attempt(self, attempt: Attempt, untrusted_code: Secret) -> Reply:
+        """Compare a code for an attempt; an empty one asks for a new text."""
+        typed = codes.normalise(untrusted_code.reveal())
+        try:
+            if not typed.reveal():
+                return self._anew(attempt)
+            return self._take_and_compare(attempt, typed)
+        except StoreUnavailable as error:
+            return self._fail(FailKind.STORE, attempt, Word.PASS, str(error))
+
+    # --- Who is it ---
+
+    def _resolve(self, session: Session) -> tuple[Attempt, Verdict]:
+        """Rules and phone of a session. Raises TextgateError where users or phones can't be read: a denial."""
+        account = self._accounts.lookup(session.user)
+        verdict = decide(session, account, self._config)
+        user = account.name if account else None
+        # Looked up for everybody, so that a broken directory shows alike for everybody.
+        phone = self._directory.lookup(user or "")
+        reason = verdict.reason
+        if verdict.decision is Decision.REFUSE:
+            phone = None
+        elif phone is None:
+            reason = "no_phone"
+        elif not self.is_allowed_country(phone):
+            phone, reason = None, "country_not_allowed"
+        attempt = Attempt(
+            user=user,
+            user_key=user_key(user) if user else decoy_key(session.user),
+            session_id=session.session_id,
+            service=session.service,
+            source=str(session.source) if session.source else None,
+            phone=phone,
+            verdict=verdict,
+            reason=reason,
+        )
+        return attempt, verdict
+
+    def canonical_user(self, untrusted_user: str) -> str | None:
+        """The name under which NSS knows a user, or None."""
+        account = self._accounts.lookup(untrusted_user)
+        return account.name if account else None
+
+    def is_allowed_country(self, phone: Msisdn) -> bool:
+        """Whether texts may go to the phone's country."""
+        allowed = self._config.limits.allowed_countries
+        return "*" in allowed or phone.country in allowed
+
+    # --- Opening a challenge ---
+
+    def _open(self, attempt: Attempt, *, is_anew: bool) -> Begun:
+        """The store's begin, with a secret made on demand."""
+        challenge_id, tags, now_ms = codes.new_id(), self._phone_tags(attempt), self._clock.now_ms()
+        sealed = ""
+        for _ in range(2):
+            begun = self._store.begin(
+                attempt.user_key,
+                attempt.session_id,
+                now_ms=now_ms,
+                challenge_id=challenge_id,
+                phone_tags=tags,
+                rules=self._rules,
+                sealed=sealed,
+                is_anew=is_anew,
+            )
+            if begun is not None:
+                return begun
+            sealed = self._vault.seal(codes.new_secret(), user=attempt.user_key, purpose=SECRET_PURPOSE)
+        raise StoreUnavailable("the store did not take a secret")
+
+    def _phone_tags(self, attempt: Attempt) -> tuple[str, ...]:
+        """Binds a challenge to the number it was sent to: with another number the old codes are dead."""
+        number = attempt.phone.reveal() if attempt.phone else NO_PHONE
+        return self._vault.tags(f"{attempt.user_key}:{number}", purpose=PHONE_PURPOSE)
+
+    def _anew(self, attempt: Attempt) -> Reply:
+        """An empty answer: a new text, if the limits allow one. It lets nobody in, so it is always a denial."""
+        begun = self._open(attempt, is_anew=True)
+        if begun.state is BeginState.NEW:
+            return self._text(attempt, begun, is_anew=True)
+        return replaced(self._not_opened(attempt, begun), word=Word.DENY)
+
+    def _not_opened(self, attempt: Attempt, begun: Begun) -> Reply:
+        wait_s = self._wait_s(begun.until_ms)
+        if begun.state is BeginState.LOCKED:
+            self._note(Event.BEGIN, "login refused", attempt, result="deny", reason="locked")
+            return Reply(Word.DENY, texts.locked(wait_s))
+        reason = f"throttled_{begun.row}"
+        self._note(Event.BEGIN, "no text sent", attempt, priority=Priority.NOTICE, result="ask", reason=reason)
+        return Reply(Word.ASK, texts.throttled_anew(wait_s) if begun.is_live else texts.throttled(wait_s))
+
+    def _wait_s(self, until_ms: int) -> float:
+        return max(0, until_ms - self._clock.now_ms()) / 1000
+
+    # --- Texting ---
+
+    def _text(self, attempt: Attempt, begun: Begun, *, is_anew: bool) -> Reply:
+        """Send the code of a new challenge; wait for the gateway only as long as a person should.
+
+        is_anew: asked for at the prompt, where only PASS and DENY are answers.
+        """
+        code = self._code(attempt.user_key, begun)
+        future = self._sender.submit(lambda: self._send(attempt, begun, code))
+        if future is None:
+            self._settle(attempt, begun, "refused:busy", is_refused=True)
+            self._note(Event.OVERLOAD, "too many texts waiting", attempt, priority=Priority.ERROR, result="deny")
+            return Reply(Word.DENY, texts.BUSY)
+        word = Word.DENY if is_anew else Word.ASK
+        on_its_way = Reply(word, texts.ON_ITS_WAY_ANEW if is_anew else texts.ON_ITS_WAY)
+        try:
+            result = future.result(timeout=self._config.gateway.send_wait_s)
+        except TimeoutError:
+            self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason="send_pending")
+            return on_its_way
+        if result.outcome is Outcome.REFUSED:
+            if attempt.may_pass and _state(result) in AWAY_STATES:
+                return self._fail(FailKind.GATEWAY, attempt, Word.PASS if is_anew else Word.SKIP, result.reason.value)
+            self._note(Event.BEGIN, "code not texted", attempt, result="deny", reason=self._reason(attempt, result))
+            return Reply(Word.DENY, texts.NOT_SENT)
+        self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason=attempt.reason)
+        if result.outcome is Outcome.UNKNOWN:
+            return on_its_way
+        return Reply(word, texts.SENT_ANEW if is_anew else texts.SENT)
+
+    @staticmethod
+    def _reason(attempt: Attempt, result: SendResult) -> str:
+        """For the journal: why a login that can't pass can't is worth more than how its pretended text went."""
+        return result.reason.value if attempt.may_pass else attempt.reason
+
+    def _send(self, attempt: Attempt, begun: Begun, code: Secret) -> SendResult:
+        """On a sender's thread: text the code and note how it went."""
+        try:
+            result = self._send_for_real(attempt.phone, code, begun, attempt) if attempt.phone else self._pretend()
+        except Exception as error:  # nobody waits for this thread, so it must say it itself
+            self._note(
+                Event.FAULT,
+                "sending failed",
+                attempt,
+                priority=Priority.ALERT,
+                result="deny",
+                reason=told(error),
+                at=where(error),
+            )
+            result = SendResult(Outcome.UNKNOWN, SendReason.INTERNAL, attempt_count=0, duration_s=0)
+        self._settle(attempt, begun, _state(result), is_refused=result.outcome is Outcome.REFUSED)
+        return result
+
+    def _send_for_real(self, phone: Msisdn, code: Secret, begun: Begun, attempt: Attempt) -> SendResult:
+        text = sms.render(self._config.gateway.text, code=code.reveal(), host=self._host, service=attempt.service)
+        result = self._gateway.send(
+            phone.reveal(), Secret(text), validity_s=self._config.codes.life_s, userref=begun.challenge_id
+        )
+        self._pace.note(result)
+        note_send(self._audit, result, user=attempt.user, service=attempt.service, phone=phone)
+        return result
+
+    def _pretend(self) -> SendResult:
+        """For a login that can't pass: what a real text would have taken and told, without one."""
+        last = self._pace.read()
+        self._pause(min(last.duration_s, self._config.gateway.total_timeout_s))
+        return last
+
+    def _settle(self, attempt: Attempt, begun: Begun, send: str, *, is_refused: bool) -> None:
+        try:
+            self._store.settle_send(
+                attempt.user_key,
+                attempt.session_id,
+                challenge_id=begun.challenge_id,
+                send=send,
+                is_refused=is_refused,
+            )
+        except StoreUnavailable as error:
+            # The code is out; that the store forgot how it went costs no more than the right words later.
+            self._note(Event.FAULT, "store away", attempt, priority=Priority.ERROR, reason=str(error))
+
+    def _code(self, key: str, challenge: Begun | Taken) -> Secret:
+        """The code of a challenge. Raises VaultError if the user's secret doesn't open."""
+        secret = self._vault.open(challenge.sealed, user=key, purpose=SECRET_PURPOSE)
+        return codes.hotp(secret, challenge.counter, digits=self._config.codes.digits)
+
+    # --- Comparing ---
+
+    def _take_and_compare(self, attempt: Attempt, typed: Secret) -> Reply:
+        """Count first, compare second (RFC 4226 §7.3)."""
+        try_id = codes.new_id()
+        taken = self._store.take_try(
+            attempt.user_key,
+            attempt.session_id,
+            now_ms=self._clock.now_ms(),
+            try_id=try_id,
+            phone_tags=self._phone_tags(attempt),
+            rules=self._rules,
+        )
+        if taken.state is CheckState.TRY:
+            return self._compare(attempt, taken, try_id, typed)
+        return self._refused(attempt, taken)
+
+    def _compare(self, attempt: Attempt, taken: Taken, try_id: str, typed: Secret) -> Reply:
+        is_right = codes.is_equal(typed, self._code(attempt.user_key, taken))
+        now_ms = self._clock.now_ms()
+        if is_right and attempt.may_pass:
+            ended = self._store.consume(
+                attempt.user_key,
+                attempt.session_id,
+                now_ms=now_ms,
+                challenge_id=taken.challenge_id,
+                try_id=try_id,
+                rules=self._rules,
+            )
+            if ended.state is CheckState.PASS:
+                self._note(Event.CHECK, "right code", attempt, result="pass", reason="code")
+                return Reply(Word.PASS)
+        else:
+            if attempt.may_pass and taken.send in AWAY_STATES:
+                return self._fail(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
+            ended = self._store.confirm_wrong(attempt.user_key, attempt.session_id, now_ms=now_ms, rules=self._rules)
+        return self._refused(attempt, replaced(ended, tries_left=taken.tries_left, send=taken.send))
+
+    def _refused(self, attempt: Attempt, taken: Taken) -> Reply:
+        """The words and the journal's reason for every end of a check that is not PASS."""
+        was_not_sent = taken.send.startswith(Outcome.REFUSED.value)
+        text = {
+            CheckState.LOCKED: texts.locked(self._wait_s(taken.until_ms)),
+            CheckState.NONE: texts.NONE_WAITING,
+            CheckState.USED: texts.NONE_WAITING,
+            CheckState.SPENT: texts.TRIES_SPENT,
+            CheckState.WRONG: texts.WRONG if taken.tries_left > 0 else texts.TRIES_SPENT,
+        }.get(taken.state, texts.INTERNAL)
+        if was_not_sent and taken.state in (CheckState.WRONG, CheckState.SPENT):
+            text = texts.NOT_SENT
+        is_locked = taken.state is CheckState.LOCKED
+        self._note(
+            Event.LOCKOUT if is_locked else Event.CHECK,
+            "login refused",
+            attempt,
+            priority=Priority.WARNING if is_locked else Priority.NOTICE,
+            result="deny",
+            reason=taken.state.value if attempt.may_pass else attempt.reason,
+        )
+        return Reply(Word.DENY, text)
+
+    # --- When a part is away ---
+
+    def _fail(self, kind: FailKind, attempt: Attempt, safe_word: Word, cause: str) -> Reply:
+        """What a failure makes of a login: a denial, unless [failmode] says otherwise for this kind and service."""
+        verdict = apply_failmode(kind, attempt.service, self._config)
+        if verdict.decision is Decision.SKIP and attempt.may_pass:
+            self._note(
+                Event.FAIL_OPEN, "LET IN WITHOUT A CODE", attempt, priority=Priority.ALERT, result="pass",
+                reason=verdict.reason, cause=cause,
+            )  # fmt: skip
+            return Reply(safe_word)
+        self._note(
+            Event.FAULT, "login refused: a part is away", attempt, priority=Priority.ERROR, result="deny",
+            reason=f"{kind.value}_away", cause=cause,
+        )  # fmt: skip
+        return Reply(Word.DENY, texts.STORE_AWAY if kind is FailKind.STORE else texts.NOT_SENT)
+
+    def _note(
+        self, event: Event, message: str, attempt: Attempt, *, priority: Priority = Priority.INFO, **fields: object
+    ) -> None:
+        self._audit.event(
+            event,
+            message,
+            priority=priority,
+            user=attempt.user or "(unknown)",
+            service=attempt.service,
+            source=attempt.source,
+            phone=attempt.phone.masked if attempt.phone else None,
+            **fields,
+        )
+
+
+def user_key(user: str) -> str:
+    """The part of a key that names a user NSS knows."""
+    return encode_user(user)
+
+
+def decoy_key(untrusted_user: str) -> str:
+    """The part of a key for a name that NSS doesn't know: of fixed length, and never a user's."""
+    return DECOY_PREFIX + hashlib.sha256(untrusted_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def note_send(audit: Audit, result: SendResult, *, user: str | None, service: str, phone: Msisdn) -> None:
+    """The journal's line on one text; what needs an administrator is an alert."""
+    priority = Priority.INFO if result.outcome is Outcome.SENT else Priority.WARNING
+    audit.event(
+        Event.SEND,
+        "text sent" if result.outcome is Outcome.SENT else "text not known to be sent",
+        priority=Priority.ALERT if result.is_alert else priority,
+        user=user,
+        service=service,
+        phone=phone.masked,
+        result=result.outcome.value,
+        reason=result.reason.value,
+        code=result.code,
+        http_status=result.http_status,
+        incident=result.incident,
+        attempts=result.attempt_count,
+        message_ids=",".join(str(message_id) for message_id in result.message_ids) or None,
+        duration_ms=round(result.duration_s * 1000),
+        cost=result.cost,
+        currency=result.currency,
+    )
+
+
+def told(error: Exception) -> str:
+    """The journal's word for an exception: ours have a message that is safe to show, others only their class."""
+    return str(error) if isinstance(error, TextgateError) else type(error).__name__
+
+
+def where(error: Exception) -> str | None:
+    """File and line that raised an exception, which say nothing of what was handled there; None for ours."""
+    if isinstance(error, TextgateError) or error.__traceback__ is None:
+        return None
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+
+
+def _state(result: SendResult) -> str:
+    """How a text ended, as the store keeps it: `OUTCOME:REASON`."""
+    return f"{result.outcome.value}:{result.reason.value}"

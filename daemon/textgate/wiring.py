@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""Puts the parts together: configuration -> everything that a login needs."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .accounts import NssAccounts
+from .audit import Audit, Event, Priority
+from .config import Config, parse_config
+from .credentials import DIRECTORY_VARIABLE, load_credential
+from .directory import ChainDirectory, build_directory
+from .dispatcher import Dispatcher
+from .errors import ConfigError
+from .gateway import Gateway, GatewayCredentials, build_gateway
+from .secret import Secret
+from .store import Store
+from .vault import Vault, parse_keys
+from .verifier import Pace, SystemClock, Verifier
+
+CONFIG_MAX_BYTES = 1 << 20
+SENDS_WAITING = 256  # texts in line behind those being sent; more are refused at once
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts of a running daemon. All of them are thread-safe."""
+
+    config: Config
+    store: Store
+    gateway: Gateway
+    sender: Dispatcher
+    directory: ChainDirectory
+    pace: Pace
+    verifier: Verifier
+
+    def close(self) -> None:
+        """Finish the texts under way, then let go of gateway and store."""
+        self.sender.close()
+        self.gateway.close()
+        self.store.close()
+
+
+def load_config(path: str) -> Config:
+    """Read and check the configuration. Raises ConfigError for whatever is wrong, a missing file included."""
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(CONFIG_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(path, (f"can't be read: {error.strerror}",)) from None
+    if len(content) > CONFIG_MAX_BYTES:
+        raise ConfigError(path, (f"is larger than {CONFIG_MAX_BYTES} bytes",))
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(path, (f"line {line} is not UTF-8",)) from None
+    return parse_config(text, config_path=path)
+
+
+def load_gateway_credentials(config: Config, environ: Mapping[str, str]) -> GatewayCredentials:
+    """What the chosen way of authentication needs. Raises CredentialError that names the file."""
+    gateway = config.gateway
+    if gateway.auth == "token":
+        return GatewayCredentials(
+            key=None, secret=None, token=load_credential("gatewayapi-token", gateway.token_file, environ=environ)
+        )
+    return GatewayCredentials(
+        key=load_credential("gatewayapi-key", gateway.key_file, environ=environ),
+        secret=load_credential("gatewayapi-secret", gateway.secret_file, environ=environ),
+        token=None,
+    )
+
+
+def load_vault(config: Config, environ: Mapping[str, str]) -> Vault:
+    """The vault with its keys. Raises CredentialError."""
+    return Vault(parse_keys(load_credential("vault-key", config.vault.key_file, environ=environ)))
+
+
+def build_services(
+    config: Config, audit: Audit, environ: Mapping[str, str], *, former: Services | None = None
+) -> Services:
+    """Make every part. former: what a reload replaces; its sender and what it learnt of the gateway go on.
+
+    Connects to nothing: a daemon whose Redis is not up yet starts all the same and refuses until it is.
+    Raises ConfigError or CredentialError.
+    """
+    vault = load_vault(config, environ)
+    gateway = build_gateway(config.gateway, load_gateway_credentials(config, environ))
+    store = Store(
+        config.store,
+        connections=config.daemon.workers + config.gateway.connections + 1,
+        password=_store_password(environ),
+    )
+    accounts = NssAccounts()
+    directory = build_directory(config.phones, accounts, on_fault=_fault_reporter(audit))
+    sender = former.sender if former else Dispatcher(threads=config.gateway.connections, waiting=SENDS_WAITING)
+    pace = former.pace if former else Pace()
+    verifier = Verifier(
+        config=config,
+        store=store,
+        gateway=gateway,
+        sender=sender,
+        directory=directory,
+        accounts=accounts,
+        vault=vault,
+        audit=audit,
+        host=socket.gethostname().partition(".")[0] or "this host",
+        clock=SystemClock(),
+        pace=pace,
+    )
+    return Services(config, store, gateway, sender, directory, pace, verifier)
+
+
+def _store_password(environ: Mapping[str, str]) -> Secret | None:
+    """Redis' password, if systemd passed one; a file of its own is not looked for."""
+    folder = environ.get(DIRECTORY_VARIABLE, "")
+    if not folder or not (Path(folder) / "redis-password").exists():
+        return None
+    return load_credential("redis-password", "/nonexistent", environ=environ)
+
+
+def _fault_reporter(audit: Audit) -> Callable[[tuple[str, ...]], None]:
+    """What the phone directory calls with the faults of a changed phones file."""
+
+    def report(faults: tuple[str, ...]) -> None:
+        for fault in faults:
+            audit.event(Event.FAULT, "phones file", priority=Priority.ERROR, reason=fault)
+
+    return report
