@@ -31,3 +31,38 @@ $(VENV)/.ready: tests/requirements.txt
 venv: $(VENV)/.ready
 
 include packaging/install.mk
+
+# --- Tests ---
+
+PYTEST := $(PY) -m pytest -q -p no:cacheprovider
+WORLD := tests/rig/in-world --private-network --
+
+.PHONY: test lint types unit contract integration fix
+test: apt-test venv build-pam ## everything that a change must pass: lint, types, unit, contract, integration
+	@$(MAKE) --no-print-directory lint types
+	$(PYTEST) tests/unit tests/contract
+	@$(MAKE) --no-print-directory integration
+
+lint: venv ## ruff's checks and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: venv ## mypy, strict
+	$(VENV)/bin/mypy
+
+unit: venv ## unit tests: seconds
+	$(PYTEST) tests/unit
+
+contract: venv ## the store, the verifier and the gateway client against real Redis and the fake GatewayAPI
+	$(PYTEST) tests/contract
+
+integration: venv build-pam ## real sshd, sudo, su and PAM in a mount namespace of their own (root)
+	$(WORLD) $(abspath $(PY)) -m pytest -q -p no:cacheprovider tests/integration
+
+fix: venv ## let ruff mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf $(BUILD)
