@@ -7,7 +7,7 @@ Whatever is not exactly a request is a ProtocolError, which the server answers w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
@@ -51,6 +51,26 @@ class Word(Enum):
     DENY = "deny"
 
 
+class Why(Enum):
+    """What is behind an answer, for callers in the same process; it is not sent."""
+
+    NO_CODE_NEEDED = "no_code_needed"
+    CODE_SENT = "code_sent"
+    CODE_ON_ITS_WAY = "code_on_its_way"
+    CODE_LIVE = "code_live"
+    RIGHT = "right"
+    FAILED_OPEN = "failed_open"
+    WRONG = "wrong"
+    NONE_WAITING = "none_waiting"
+    TRIES_SPENT = "tries_spent"
+    LOCKED = "locked"
+    THROTTLED = "throttled"
+    NOT_SENT = "not_sent"
+    BUSY = "busy"
+    STORE_AWAY = "store_away"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class Request:
     """One request. `code` is what was typed, there for CHECK only; fields hold all the rest."""
@@ -62,10 +82,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: the word, and the text for the person ("" for none)."""
+    """One answer: the word, and the text for the person ("" for none).
+
+    why and wait_s (seconds until it makes sense to try again, 0 if unknown) stay in this process.
+    """
 
     word: Word
     text: str = ""
+    why: Why = field(default=Why.FAILED, compare=False)
+    wait_s: float = field(default=0.0, compare=False)
 
 
 def parse_request(untrusted: bytes) -> Request:

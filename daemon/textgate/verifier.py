@@ -25,7 +25,7 @@ from .gateway_outcomes import Outcome, SendReason, SendResult
 from .limits import Rules, build_rules
 from .msisdn import Msisdn
 from .policy import Account, Decision, FailKind, Verdict, apply_failmode, decide
-from .protocol import Reply, Word
+from .protocol import Reply, Why, Word
 from .secret import Secret
 from .session import Session
 from .store import DECOY_PREFIX, BeginState, Begun, CheckState, Store, Taken, encode_user
@@ -172,7 +172,7 @@ class Verifier:
         attempt, verdict = self._resolve(session)
         if verdict.decision is Decision.SKIP:
             self._note(Event.BEGIN, "login without a code", attempt, result="skip", reason=verdict.reason)
-            return Reply(Word.SKIP)
+            return Reply(Word.SKIP, why=Why.NO_CODE_NEEDED)
         return self.begin_attempt(attempt)
 
     def check(self, session: Session, untrusted_code: Secret) -> Reply:
@@ -191,7 +191,7 @@ class Verifier:
                 return self._text(attempt, begun, is_anew=False)
             case BeginState.LIVE:
                 self._note(Event.BEGIN, "login goes on with its live code", attempt, result="ask", reason="live")
-                return Reply(Word.ASK, texts.STILL_GOOD)
+                return Reply(Word.ASK, texts.STILL_GOOD, Why.CODE_LIVE)
         return self._not_opened(attempt, begun)
 
     def check_attempt(self, attempt: Attempt, untrusted_code: Secret) -> Reply:
@@ -280,10 +280,11 @@ class Verifier:
         wait_s = self._wait_s(begun.until_ms)
         if begun.state is BeginState.LOCKED:
             self._note(Event.BEGIN, "login refused", attempt, result="deny", reason="locked")
-            return Reply(Word.DENY, texts.locked(wait_s))
+            return Reply(Word.DENY, texts.locked(wait_s), Why.LOCKED, wait_s)
         reason = f"throttled_{begun.row}"
         self._note(Event.BEGIN, "no text sent", attempt, priority=Priority.NOTICE, result="ask", reason=reason)
-        return Reply(Word.ASK, texts.throttled_anew(wait_s) if begun.is_live else texts.throttled(wait_s))
+        text = texts.throttled_anew(wait_s) if begun.is_live else texts.throttled(wait_s)
+        return Reply(Word.ASK, text, Why.THROTTLED, wait_s)
 
     def _wait_s(self, until_ms: int) -> float:
         return max(0, until_ms - self._clock.now_ms()) / 1000
@@ -300,9 +301,9 @@ class Verifier:
         if future is None:
             self._settle(attempt, begun, "refused:busy", is_refused=True)
             self._note(Event.OVERLOAD, "too many texts waiting", attempt, priority=Priority.ERROR, result="deny")
-            return Reply(Word.DENY, texts.BUSY)
+            return Reply(Word.DENY, texts.BUSY, Why.BUSY)
         word = Word.DENY if is_anew else Word.ASK
-        on_its_way = Reply(word, texts.ON_ITS_WAY_ANEW if is_anew else texts.ON_ITS_WAY)
+        on_its_way = Reply(word, texts.ON_ITS_WAY_ANEW if is_anew else texts.ON_ITS_WAY, Why.CODE_ON_ITS_WAY)
         try:
             result = future.result(timeout=self._config.gateway.send_wait_s)
         except TimeoutError:
@@ -312,11 +313,11 @@ class Verifier:
             if attempt.may_pass and _state(result) in AWAY_STATES:
                 return self._fail(FailKind.GATEWAY, attempt, Word.PASS if is_anew else Word.SKIP, result.reason.value)
             self._note(Event.BEGIN, "code not texted", attempt, result="deny", reason=self._reason(attempt, result))
-            return Reply(Word.DENY, texts.NOT_SENT)
+            return Reply(Word.DENY, texts.NOT_SENT, Why.NOT_SENT)
         self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason=attempt.reason)
         if result.outcome is Outcome.UNKNOWN:
             return on_its_way
-        return Reply(word, texts.SENT_ANEW if is_anew else texts.SENT)
+        return Reply(word, texts.SENT_ANEW if is_anew else texts.SENT, Why.CODE_SENT)
 
     @staticmethod
     def _reason(attempt: Attempt, result: SendResult) -> str:
@@ -405,7 +406,7 @@ class Verifier:
             )
             if ended.state is CheckState.PASS:
                 self._note(Event.CHECK, "right code", attempt, result="pass", reason="code")
-                return Reply(Word.PASS)
+                return Reply(Word.PASS, why=Why.RIGHT)
         else:
             if attempt.may_pass and taken.send in AWAY_STATES:
                 return self._fail(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
@@ -414,16 +415,18 @@ class Verifier:
 
     def _refused(self, attempt: Attempt, taken: Taken) -> Reply:
         """The words and the journal's reason for every end of a check that is not PASS."""
-        was_not_sent = taken.send.startswith(Outcome.REFUSED.value)
-        text = {
-            CheckState.LOCKED: texts.locked(self._wait_s(taken.until_ms)),
-            CheckState.NONE: texts.NONE_WAITING,
-            CheckState.USED: texts.NONE_WAITING,
-            CheckState.SPENT: texts.TRIES_SPENT,
-            CheckState.WRONG: texts.WRONG if taken.tries_left > 0 else texts.TRIES_SPENT,
-        }.get(taken.state, texts.INTERNAL)
-        if was_not_sent and taken.state in (CheckState.WRONG, CheckState.SPENT):
-            text = texts.NOT_SENT
+        wait_s = self._wait_s(taken.until_ms)
+        text, why = {
+            CheckState.LOCKED: (texts.locked(wait_s), Why.LOCKED),
+            CheckState.NONE: (texts.NONE_WAITING, Why.NONE_WAITING),
+            CheckState.USED: (texts.NONE_WAITING, Why.NONE_WAITING),
+            CheckState.SPENT: (texts.TRIES_SPENT, Why.TRIES_SPENT),
+            CheckState.WRONG: (texts.WRONG, Why.WRONG)
+            if taken.tries_left > 0
+            else (texts.TRIES_SPENT, Why.TRIES_SPENT),
+        }.get(taken.state, (texts.INTERNAL, Why.FAILED))
+        if taken.send.startswith(Outcome.REFUSED.value) and taken.state in (CheckState.WRONG, CheckState.SPENT):
+            text, why = texts.NOT_SENT, Why.NOT_SENT
         is_locked = taken.state is CheckState.LOCKED
         self._note(
             Event.LOCKOUT if is_locked else Event.CHECK,
@@ -433,7 +436,7 @@ class Verifier:
             result="deny",
             reason=taken.state.value if attempt.may_pass else attempt.reason,
         )
-        return Reply(Word.DENY, text)
+        return Reply(Word.DENY, text, why, wait_s)
 
     # --- When a part is away ---
 
@@ -445,12 +448,14 @@ class Verifier:
                 Event.FAIL_OPEN, "LET IN WITHOUT A CODE", attempt, priority=Priority.ALERT, result="pass",
                 reason=verdict.reason, cause=cause,
             )  # fmt: skip
-            return Reply(safe_word)
+            return Reply(safe_word, why=Why.FAILED_OPEN)
         self._note(
             Event.FAULT, "login refused: a part is away", attempt, priority=Priority.ERROR, result="deny",
             reason=f"{kind.value}_away", cause=cause,
         )  # fmt: skip
-        return Reply(Word.DENY, texts.STORE_AWAY if kind is FailKind.STORE else texts.NOT_SENT)
+        if kind is FailKind.STORE:
+            return Reply(Word.DENY, texts.STORE_AWAY, Why.STORE_AWAY)
+        return Reply(Word.DENY, texts.NOT_SENT, Why.NOT_SENT)
 
     def _note(
         self, event: Event, message: str, attempt: Attempt, *, priority: Priority = Priority.INFO, **fields: object
