@@ -197,7 +197,12 @@ class Server:
         except Exception as error:
             self.counts.add("fault")
             self._audit.event(
-                Event.FAULT, "login refused", priority=Priority.ALERT, result="deny", reason=told(error), at=where(error)
+                Event.FAULT,
+                "login refused",
+                priority=Priority.ALERT,
+                result="deny",
+                reason=told(error),
+                at=where(error),
             )
         return Reply(Word.DENY, texts.INTERNAL)
 
