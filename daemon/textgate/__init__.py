@@ -3,9 +3,24 @@
 
 Three layers, imports point down only (tests/unit/test_layers.py holds that line):
 
-    shell     server, admin, verifier, dispatcher, cli: starts, wires, listens
+    shell     server, admin, verifier, dispatcher, wiring, client, cli: starts, wires, listens
     adapters  store, gateway, directory, accounts, credentials, vault, peercred, audit: one outside thing each
     core      everything else: decides, and touches nothing outside (no socket, file, clock, log or Redis)
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import AuthClient
+
+__all__ = ["AuthClient", "__version__"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`textgate.AuthClient`, loaded when it is asked for: commands don't pay for it."""
+    if name == "AuthClient":
+        from .client import AuthClient
+
+        return AuthClient
+    raise AttributeError(name)

@@ -10,6 +10,7 @@ The service knows no idempotency key, so this file decides when the same text ma
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import ssl
@@ -175,7 +176,7 @@ class _HttpGateway(ABC):
         """Attempts until one of them, their number or the time is final; with how many there were."""
         repeated: set[SendReason] = set()
         may_be_sent = False
-        for attempt_count in range(1, MAX_ATTEMPTS + 1):
+        for attempt_count in itertools.count(1):
             reading = self._attempt(payload, deadline_at)
             may_be_sent = may_be_sent or reading.outcome is Outcome.UNKNOWN
             if reading.retry is Retry.NEVER or reading.reason in repeated or attempt_count == MAX_ATTEMPTS:

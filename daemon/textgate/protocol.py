@@ -57,6 +57,7 @@ class Why(Enum):
     NO_CODE_NEEDED = "no_code_needed"
     CODE_SENT = "code_sent"
     CODE_ON_ITS_WAY = "code_on_its_way"
+    SEND_UNKNOWN = "send_unknown"
     CODE_LIVE = "code_live"
     RIGHT = "right"
     FAILED_OPEN = "failed_open"

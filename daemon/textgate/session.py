@@ -104,8 +104,14 @@ def source_address(connection: str) -> Address | None:
     words = connection.split(" ")
     if len(words) != 4 or not (_PORT.fullmatch(words[1]) and _PORT.fullmatch(words[3])):
         return None
+    peer, own = source_of(words[0]), source_of(words[2])
+    return peer if own is not None else None
+
+
+def source_of(address: str) -> Address | None:
+    """An address as `source_address` gives it, or None if it isn't one."""
     try:
-        peer, _own = (ipaddress.ip_address(word.partition("%")[0]) for word in (words[0], words[2]))
+        peer = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return None
     return getattr(peer, "ipv4_mapped", None) or peer

@@ -196,6 +196,14 @@ class Store:
         keys = _user_keys(user_key, "-")
         self._call(lambda: self._redis.delete(keys[2], keys[3], keys[4], keys[5]))
 
+    def revoke_token(self, token_id: str, *, life_ms: int) -> None:
+        """Remember that a token of the Python API is revoked, for as long as it would have lived."""
+        self._call(lambda: self._redis.set(f"textgate:revoked:{token_id}", "1", px=life_ms))
+
+    def is_token_revoked(self, token_id: str) -> bool:
+        """Whether `revoke_token` was called for it."""
+        return bool(self._call(lambda: self._redis.exists(f"textgate:revoked:{token_id}")))
+
     def health(self) -> StoreHealth:
         """Whether Redis answers and keeps what it is told. Raises StoreUnavailable if it doesn't answer."""
         info: Mapping[str, Any] = self._call(self._redis.info)

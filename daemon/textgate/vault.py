@@ -100,6 +100,12 @@ class Vault:
         """Whether the record was sealed under the key that seals today."""
         return record.split(".")[1:2] == [self._current.name]
 
+    def derive_keys(self, purpose: str) -> tuple[bytes, ...]:
+        """A key of 32 bytes for another use from each key, today's first; none of them tells of another."""
+        return tuple(
+            hmac.digest(key.mac_key, b"derive\0" + purpose.encode(), hashlib.sha256) for key in self._keys.values()
+        )
+
     def tags(self, data: str, *, purpose: str) -> tuple[str, ...]:
         """Keyed fingerprints `KEY.HEX` of data, to recognise it without keeping it (HMAC-SHA-256, 128 bits).
 

@@ -109,6 +109,7 @@ class Attempt:
     phone: Msisdn | None
     verdict: Verdict
     reason: str
+    has_failmode: bool = True  # whether [failmode] may speak
 
     @property
     def may_pass(self) -> bool:
@@ -169,7 +170,7 @@ class Verifier:
 
     def begin(self, session: Session) -> Reply:
         """First step: SKIP if no code is needed, ASK with a text on its way, or DENY."""
-        attempt, verdict = self._resolve(session)
+        attempt, verdict = self.resolve(session)
         if verdict.decision is Decision.SKIP:
             self._note(Event.BEGIN, "login without a code", attempt, result="skip", reason=verdict.reason)
             return Reply(Word.SKIP, why=Why.NO_CODE_NEEDED)
@@ -177,7 +178,7 @@ class Verifier:
 
     def check(self, session: Session, untrusted_code: Secret) -> Reply:
         """Second step: PASS for the right code of this very session, else DENY. Every rule is looked at again."""
-        attempt, _verdict = self._resolve(session)
+        attempt, _verdict = self.resolve(session)
         return self.check_attempt(attempt, untrusted_code)
 
     def begin_attempt(self, attempt: Attempt) -> Reply:
@@ -206,8 +207,8 @@ class Verifier:
 
     # --- Who is it ---
 
-    def _resolve(self, session: Session) -> tuple[Attempt, Verdict]:
-        """Rules and phone of a session. Raises TextgateError where users or phones can't be read: a denial."""
+    def resolve(self, session: Session) -> tuple[Attempt, Verdict]:
+        """Rules and phone of a session. Raises AccountsError or DirectoryError where they can't be read: a denial."""
         account = self._accounts.lookup(session.user)
         verdict = decide(session, account, self._config)
         user = account.name if account else None
@@ -316,7 +317,7 @@ class Verifier:
             return Reply(Word.DENY, texts.NOT_SENT, Why.NOT_SENT)
         self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason=attempt.reason)
         if result.outcome is Outcome.UNKNOWN:
-            return on_its_way
+            return replaced(on_its_way, why=Why.SEND_UNKNOWN)
         return Reply(word, texts.SENT_ANEW if is_anew else texts.SENT, Why.CODE_SENT)
 
     @staticmethod
@@ -443,7 +444,7 @@ class Verifier:
     def _fail(self, kind: FailKind, attempt: Attempt, safe_word: Word, cause: str) -> Reply:
         """What a failure makes of a login: a denial, unless [failmode] says otherwise for this kind and service."""
         verdict = apply_failmode(kind, attempt.service, self._config)
-        if verdict.decision is Decision.SKIP and attempt.may_pass:
+        if verdict.decision is Decision.SKIP and attempt.may_pass and attempt.has_failmode:
             self._note(
                 Event.FAIL_OPEN, "LET IN WITHOUT A CODE", attempt, priority=Priority.ALERT, result="pass",
                 reason=verdict.reason, cause=cause,

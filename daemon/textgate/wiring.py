@@ -12,14 +12,14 @@ from .accounts import NssAccounts
 from .audit import Audit, Event, Priority
 from .config import Config, parse_config
 from .credentials import DIRECTORY_VARIABLE, load_credential
-from .directory import ChainDirectory, build_directory
+from .directory import build_directory
 from .dispatcher import Dispatcher
 from .errors import ConfigError
 from .gateway import Gateway, GatewayCredentials, build_gateway
 from .secret import Secret
 from .store import Store
 from .vault import Vault, parse_keys
-from .verifier import Pace, SystemClock, Verifier
+from .verifier import Accounts, Clock, Directory, Pace, SystemClock, Verifier
 
 CONFIG_MAX_BYTES = 1 << 20
 SENDS_WAITING = 256  # texts in line behind those being sent; more are refused at once
@@ -33,7 +33,7 @@ class Services:
     store: Store
     gateway: Gateway
     sender: Dispatcher
-    directory: ChainDirectory
+    vault: Vault
     pace: Pace
     verifier: Verifier
 
@@ -81,9 +81,19 @@ def load_vault(config: Config, environ: Mapping[str, str]) -> Vault:
 
 
 def build_services(
-    config: Config, audit: Audit, environ: Mapping[str, str], *, former: Services | None = None
+    config: Config,
+    audit: Audit,
+    environ: Mapping[str, str],
+    *,
+    former: Services | None = None,
+    clock: Clock | None = None,
+    accounts: Accounts | None = None,
+    directory: Directory | None = None,
 ) -> Services:
-    """Make every part. former: what a reload replaces; its sender and what it learnt of the gateway go on.
+    """Make every part.
+
+    former: what a reload replaces; its sender and what it learnt of the gateway go on. clock, accounts, directory: in
+    place of the machine's time, NSS and [phones].
 
     Connects to nothing: a daemon whose Redis is not up yet starts all the same and refuses until it is.
     Raises ConfigError or CredentialError.
@@ -95,8 +105,8 @@ def build_services(
         connections=config.daemon.workers + config.gateway.connections + 1,
         password=_store_password(environ),
     )
-    accounts = NssAccounts()
-    directory = build_directory(config.phones, accounts, on_fault=_fault_reporter(audit))
+    accounts = accounts or NssAccounts()
+    directory = directory or build_directory(config.phones, accounts, on_fault=_fault_reporter(audit))
     sender = former.sender if former else Dispatcher(threads=config.gateway.connections, waiting=SENDS_WAITING)
     pace = former.pace if former else Pace()
     verifier = Verifier(
@@ -109,10 +119,10 @@ def build_services(
         vault=vault,
         audit=audit,
         host=socket.gethostname().partition(".")[0] or "this host",
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         pace=pace,
     )
-    return Services(config, store, gateway, sender, directory, pace, verifier)
+    return Services(config, store, gateway, sender, vault, pace, verifier)
 
 
 def _store_password(environ: Mapping[str, str]) -> Secret | None:
