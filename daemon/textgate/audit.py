@@ -73,15 +73,24 @@ class Audit:
         }
         shown = {name: printable(str(value)) for name, value in fields.items() if value is not None}
         entry |= {f"TEXTGATE_{name.upper()}": value for name, value in shown.items()}
-        words = " ".join(f"{name}={value}" for name, value in shown.items())
+        words = " ".join(f"{name}={_quoted(value)}" for name, value in shown.items())
         with contextlib.suppress(Exception):  # nowhere left to say it
             self._sink(f"{message} ({words})" if words else message, entry)
 
 
 def printable(text: str) -> str:
     """Text made safe for a log line: plain printable characters, everything else escaped, and not too long."""
-    escaped = "".join(c if c.isprintable() and c not in '\\"' else c.encode("unicode_escape").decode() for c in text)
+    escaped = "".join(c if c.isprintable() and c not in '\\"' else _escaped(c) for c in text)
     return escaped if len(escaped) <= VALUE_MAX_LENGTH else escaped[: VALUE_MAX_LENGTH - 3] + "..."
+
+
+def _escaped(character: str) -> str:
+    return '\\"' if character == '"' else character.encode("unicode_escape").decode()
+
+
+def _quoted(value: str) -> str:
+    """A value within a message: in quotes if it has a blank, so that none can look like another field."""
+    return f'"{value}"' if " " in value else value
 
 
 def journal_sink(message: str, entry: dict[str, str]) -> None:

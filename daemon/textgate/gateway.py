@@ -232,7 +232,7 @@ class _HttpGateway(ABC):
                     response.headers.get("Retry-After"),
                 )
             except TransportFault as fault:
-                return fault
+                return fault.with_traceback(None)  # its frames hold the request
             except Exception:  # its message may quote headers: it goes no further
                 return TransportFault(SendReason.INTERNAL, has_sent=session.adapter.has_sent)
 

@@ -20,5 +20,5 @@ class PeerCred:
 
 
 def peer_credentials(connection: socket.socket) -> PeerCred:
-    """The peer of a connected Unix socket. Raises OSError on any other."""
+    """The peer of a connected Unix socket; on any other socket uid and gid are 4294967295, which are nobody's."""
     return PeerCred(*_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)))

@@ -129,6 +129,9 @@ def _text(raw: bytes) -> str:
 
 def _bytes(text: str) -> bytes:
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
         raise ValueError("not base64") from None
+    if _text(raw) != text:  # one record has one form: no padding, no stray bits
+        raise ValueError("not our base64")
+    return raw
