@@ -125,8 +125,8 @@ def budgets(
 ) -> tuple[Budget, ...]:
     """What a text has to be paid from.
 
-    phone_tag: a keyed fingerprint of the number. Without one (a login to which nothing is sent) the shared budgets are
-    only asked, so that it is told the same as everybody; its address pays, since somebody asked from there.
+    phone_tag: a keyed fingerprint of the number. Without one (a login to which nothing is sent) the shared budgets
+    are only asked, so that it is told the same as everybody; its address pays, for somebody asked from there.
     """
     subjects = {
         Scope.PHONE: phone_tag,

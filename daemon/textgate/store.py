@@ -233,7 +233,7 @@ class Store:
         rules: Rules,
         source: str = "",
     ) -> Taken:
-        """Count a recovery code, look it up and use it up. PASS (tries_left: how many codes remain), WRONG or LOCKED."""
+        """Count a recovery code, look it up, use it up: PASS (tries_left: how many codes remain), WRONG or LOCKED."""
         arguments = rules.as_arguments() | {
             "now_ms": now_ms,
             "source": source,
