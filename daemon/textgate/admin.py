@@ -234,9 +234,7 @@ def _prove_check(call: Call) -> dict[str, Any]:
 def _proving(call: Call, session_id: str) -> tuple[Attempt, bool]:
     """The attempt that proves a number, of a user who exists; and whether the number is of a known range."""
     services = call.services
-    user = services.verifier.canonical_user(call.text("user", USER_MAX_LENGTH))
-    if user is None:
-        raise RefusedError("no such user on this machine", hint="see: getent passwd")
+    user = _known_user(call)
     phone = parse_msisdn(call.text("number", 64), services.config.phones.default_region)
     _require_country(services, phone)
     attempt = Attempt(
@@ -261,17 +259,35 @@ def _require_country(services: Services, phone: Any) -> None:
 
 def _unlock(call: Call) -> dict[str, Any]:
     """End a user's lockout and forget what was counted against him."""
-    user = call.services.verifier.canonical_user(call.text("user", USER_MAX_LENGTH))
-    if user is None:
-        raise RefusedError("no such user on this machine", hint="see: getent passwd")
+    user = _known_user(call)
     call.services.store.unlock(user_key(user))
     call.audit.event(Event.ADMIN, "user unlocked", priority=Priority.NOTICE, user=user, uid=call.peer.uid)
     return {"user": user}
 
 
+def _recovery(call: Call) -> dict[str, Any]:
+    """Make new recovery codes for a user; the former ones are void. They are shown this once and kept as hashes."""
+    verifier = call.services.verifier
+    user = _known_user(call)
+    fresh = [codes.new_recovery_code() for _ in range(codes.RECOVERY_COUNT)]
+    tags = [verifier.recovery_tags(user_key(user), codes.normalise(code.reveal()))[0] for code in fresh]
+    call.services.store.set_recovery(user_key(user), tags, now_ms=time.time_ns() // 1_000_000)
+    call.audit.event(Event.ADMIN, "recovery codes made", priority=Priority.NOTICE, user=user, uid=call.peer.uid)
+    return {"user": user, "codes": [code.reveal() for code in fresh]}
+
+
+def _known_user(call: Call) -> str:
+    """The canonical name of the argument `user`. Raises RefusedError for one that NSS doesn't know."""
+    user = call.services.verifier.canonical_user(call.text("user", USER_MAX_LENGTH))
+    if user is None:
+        raise RefusedError("no such user on this machine", hint="see: getent passwd")
+    return user
+
+
 VERBS: Mapping[str, AdminVerb] = {
     "status": AdminVerb(_status, frozenset(), is_root_only=False),
     "unlock": AdminVerb(_unlock, frozenset({"user"}), is_root_only=False),
+    "recovery": AdminVerb(_recovery, frozenset({"user"}), is_root_only=True),
     "send-test": AdminVerb(_send_test, frozenset({"number"}), is_root_only=True),
     "prove-begin": AdminVerb(_prove_begin, frozenset({"user", "number"}), is_root_only=True),
     "prove-check": AdminVerb(_prove_check, frozenset({"user", "number", "session_id", "code"}), is_root_only=True),

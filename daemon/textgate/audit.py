@@ -51,6 +51,7 @@ class Event(Enum):
     OVERLOAD = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c008"
     SERVICE = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c009"
     ADMIN = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c00a"
+    BUDGET = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c00b"
 
 
 class Audit:

@@ -249,6 +249,18 @@ def unlock(context: Context, user: str) -> None:
     context.say(f"{result['user']} is unlocked.")
 
 
+@main.command()
+@click.argument("user")
+@command
+def recovery(context: Context, user: str) -> None:
+    """Make 10 recovery codes for USER, each good once in place of a texted one; former ones are void."""
+    result = context.ask_daemon("recovery", user=user)
+    context.result(result)
+    context.say(f"Recovery codes of {result['user']}. Print them; they are not shown again.\n")
+    for code in result["codes"]:
+        context.say(f"    {code}")
+
+
 @main.command("login-test")
 @click.argument("user")
 @click.argument("service", default="sshd")

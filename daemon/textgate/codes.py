@@ -13,6 +13,10 @@ from .secret import Secret
 SECRET_BITS = 160  # RFC 4226 §4 R6 asks for 128 bits and recommends 160
 TYPED_MAX_LENGTH = 64  # longer than any code or recovery code with its dashes
 
+RECOVERY_LENGTH = 12  # of 32 characters each: 60 bits, far beyond what the limits let anybody guess
+RECOVERY_COUNT = 10
+_RECOVERY_ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"  # no i, l, o, u
+
 # What people put between digits when they copy a code from a phone.
 _SEPARATORS = str.maketrans("", "", " -\t\r\n\u00a0\u2009\u202f\u2010\u2011\u2013")
 
@@ -36,12 +40,24 @@ def hotp(secret: Secret, counter: int, *, digits: int) -> Secret:
     return Secret(pyotp.HOTP(secret.reveal(), digits=digits).at(counter))
 
 
+def new_recovery_code() -> Secret:
+    """A single-use code for a person without a phone: three groups of four, 60 random bits, no look-alikes."""
+    characters = [secrets.choice(_RECOVERY_ALPHABET) for _ in range(RECOVERY_LENGTH)]
+    return Secret("-".join("".join(characters[at : at + 4]) for at in range(0, RECOVERY_LENGTH, 4)))
+
+
+def is_recovery_form(typed: Secret) -> bool:
+    """Whether something normalised has the form of a recovery code and not of a texted one."""
+    text = typed.reveal()
+    return len(text) == RECOVERY_LENGTH and set(text) <= set(_RECOVERY_ALPHABET) and not text.isdigit()
+
+
 def normalise(untrusted_typed: str) -> Secret:
-    """What was typed without the spaces and dashes people put in; empty if there was nothing else.
+    """What was typed in lower case, without the spaces and dashes people put in; empty if there was nothing else.
 
     Something too long to be a code becomes a text that equals no code, so that it is counted as a wrong one.
     """
-    typed = untrusted_typed.translate(_SEPARATORS)
+    typed = untrusted_typed.translate(_SEPARATORS).lower()
     return Secret(typed if len(typed) <= TYPED_MAX_LENGTH else "too long")
 
 

@@ -26,6 +26,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Parse = Callable[[Any], Any]
 T = TypeVar("T")
 
+_ONE, _HUNDRED = Decimal(1), Decimal(100)
 DEFAULT_PATH = "/etc/textgate/textgate.toml"
 
 
@@ -233,6 +234,15 @@ class LimitsConfig:
     send_spacing_s: int = option(30, integer(0, 3600), "time between two texts to one user while none was answered")
     sends_per_15_minutes: int = option(5, integer(1, 1000), "unanswered texts to one user in any 15 minutes")
     sends_per_day: int = option(20, integer(1, 10000), "texts to one user in any 24 hours")
+    sends_per_phone_per_day: int = option(30, integer(1, 100_000), "texts to one number in a day, over all users")
+    sends_per_source_per_hour: int = option(60, integer(1, 1_000_000), "texts asked for from one address in an hour")
+    sends_per_host_per_minute: int = option(120, integer(1, 1_000_000), "texts asked for by one machine in a minute")
+    sends_per_country_per_day: int = option(2000, integer(1, 100_000_000), "texts to one country in a day")
+    sends_per_day_in_all: int = option(2000, integer(1, 100_000_000), "texts in a day, of all that share the Redis")
+    spend_per_day: Decimal = option(_HUNDRED, money, "money for texts in a day, in the account's currency")
+    price_at_most: Decimal = option(
+        _ONE, money, "what one text may cost at most; set aside before it goes out, until its price is known"
+    )
     allowed_countries: tuple[str, ...] = option(
         (), list_of(country), 'countries that may be texted, such as ["DK", "SE"]; [] is none, ["*"] all'
     )
@@ -379,6 +389,8 @@ def _cross_faults(config: Config) -> Iterator[str]:
         yield "[gateway] total_timeout_s: must be shorter than [codes] life_s"
     if not limits.allowed_countries:
         yield '[limits] allowed_countries: name the countries that may be texted, such as ["DK"], or ["*"] for all'
+    if limits.price_at_most > limits.spend_per_day:
+        yield "[limits] spend_per_day: must not be less than price_at_most, or nothing could be texted"
     if limits.lockout_s > limits.lockout_max_s:
         yield "[limits] lockout_s: must not be longer than lockout_max_s"
     for fault in sms.template_faults(gateway.text, digits=config.codes.digits):

@@ -1,17 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""The limits on guessing and on sending, as the store's scripts apply them; times in whole milliseconds.
+"""Every limit on guessing and on sending, in two tables; the store's scripts apply them, each in one atomic step.
 
-The windows of a user slide: they look back from now, so that no turn of a day or an hour doubles a limit.
+Times are whole milliseconds, money is whole millionths of the account's currency. `Rules` are the limits of one user,
+which his login meets first; `budgets` are those that many users share, which a text must meet before it goes out.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, Decimal
+from enum import Enum
 
 from .config import CodesConfig, LimitsConfig
 
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
 QUARTER_HOUR_MS = 900_000
+MICROS = 1_000_000
+IPV6_PREFIX = 64  # what one customer has; a single address is no limit to him
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+# --- One user ---
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,7 @@ class SendRow:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the scripts need to know of the configuration."""
+    """The limits of one user, as the scripts need them. The windows slide: no turn of a day doubles a limit."""
 
     life_ms: int
     tries: int
@@ -60,3 +73,94 @@ def build_rules(codes: CodesConfig, limits: LimitsConfig) -> Rules:
             SendRow("day", DAY_MS, limits.sends_per_day, is_forgiving=False),
         ),
     )
+
+
+# --- Many users ---
+
+
+class Scope(Enum):
+    """What a budget is shared by; the value stands in the store's key and in the journal."""
+
+    PHONE = "phone"
+    SOURCE = "source"
+    HOST = "host"
+    COUNTRY = "country"
+    FLEET = "fleet"
+    MONEY = "money"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `most` in any window_ms for one thing, such as one phone. amount: what a text takes of it.
+
+    subject: which phone, address, host or country, in a form that may stand in a key; "" for the whole fleet.
+    """
+
+    scope: Scope
+    subject: str
+    window_ms: int
+    most: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class _Row:
+    scope: Scope
+    window_ms: int
+    option: str  # the key in [limits]
+
+
+_SHARED = (
+    _Row(Scope.PHONE, DAY_MS, "sends_per_phone_per_day"),
+    _Row(Scope.SOURCE, HOUR_MS, "sends_per_source_per_hour"),
+    _Row(Scope.HOST, MINUTE_MS, "sends_per_host_per_minute"),
+    _Row(Scope.COUNTRY, DAY_MS, "sends_per_country_per_day"),
+    _Row(Scope.FLEET, DAY_MS, "sends_per_day_in_all"),
+    _Row(Scope.MONEY, DAY_MS, "spend_per_day"),
+)
+
+
+def budgets(
+    limits: LimitsConfig, *, phone_tag: str | None, country: str | None, source: Address | None, host: str
+) -> tuple[Budget, ...]:
+    """What a text has to be paid from.
+
+    phone_tag: a keyed fingerprint of the number. Without one (a login to which nothing is sent) the shared budgets
+    are only asked, so that it is told the same as everybody; its address pays, for somebody asked from there.
+    """
+    subjects = {
+        Scope.PHONE: phone_tag,
+        Scope.SOURCE: source_key(source) or None,
+        Scope.HOST: host,
+        Scope.COUNTRY: country,
+        Scope.FLEET: "",
+        Scope.MONEY: "",
+    }
+    is_real = phone_tag is not None
+    found = []
+    for row in _SHARED:
+        subject = subjects[row.scope]
+        if subject is None:
+            continue
+        is_money = row.scope is Scope.MONEY
+        most = getattr(limits, row.option)
+        amount = micros(limits.price_at_most) if is_money else 1
+        pays = is_real or row.scope is Scope.SOURCE
+        found.append(
+            Budget(row.scope, subject, row.window_ms, micros(most) if is_money else most, amount if pays else 0)
+        )
+    return tuple(found)
+
+
+def micros(amount: Decimal) -> int:
+    """Money in millionths, rounded up."""
+    return int((amount * MICROS).to_integral_value(rounding=ROUND_CEILING))
+
+
+def source_key(source: Address | None) -> str:
+    """The address, or for IPv6 its network of one customer (/64), as it stands in keys; "" for no address."""
+    if source is None:
+        return ""
+    if isinstance(source, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((source, IPV6_PREFIX), strict=False))
+    return str(source)

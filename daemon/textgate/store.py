@@ -22,7 +22,7 @@ from redis.retry import Retry
 
 from .config import StoreConfig
 from .errors import StoreUnavailable
-from .limits import Rules
+from .limits import Budget, Rules
 from .secret import Secret
 
 # `~` starts no encoded user name, so a decoy's keys can never be a user's.
@@ -114,7 +114,9 @@ class Store:
             **options,
         )
         self._redis: Any = redis.Redis(connection_pool=pool)
-        self._scripts = {name: self._redis.register_script(_source(name)) for name in _SCRIPTS}
+        self._scripts = {name: self._redis.register_script(_source("prelude") + _source(name)) for name in _SCRIPTS}
+        self._charge_script = self._redis.register_script(_source("charge"))
+        self._adjust_script = self._redis.register_script(_source("adjust"))
 
     def begin(
         self,
@@ -125,11 +127,13 @@ class Store:
         challenge_id: str,
         phone_tags: Sequence[str],
         rules: Rules,
+        source: str = "",
         sealed: str = "",
         is_anew: bool = False,
     ) -> Begun | None:
         """Get the session's live challenge or make a new one; None means: call again with a sealed secret.
 
+        source: where the login comes from, as `limits.source_key` writes it; "" at the machine itself.
         is_anew: make a new one even if one is live. A new challenge is charged to the send limits.
         """
         answer = self._run(
@@ -139,6 +143,7 @@ class Store:
             rules.as_arguments()
             | {
                 "now_ms": now_ms,
+                "source": source,
                 "challenge_id": challenge_id,
                 "phone_tags": list(phone_tags),
                 "sealed": sealed,
@@ -159,14 +164,27 @@ class Store:
 
     def settle_send(self, user_key: str, session_id: str, *, challenge_id: str, send: str, is_refused: bool) -> None:
         """Note how the text of a challenge ended; a refused one is given back to the send limits."""
-        arguments = {"now_ms": 0, "challenge_id": challenge_id, "send": send, "is_refused": is_refused}
+        arguments = {"now_ms": 0, "source": "", "challenge_id": challenge_id, "send": send, "is_refused": is_refused}
         self._run("settle_send", user_key, session_id, arguments)
 
     def take_try(
-        self, user_key: str, session_id: str, *, now_ms: int, try_id: str, phone_tags: Sequence[str], rules: Rules
+        self,
+        user_key: str,
+        session_id: str,
+        *,
+        now_ms: int,
+        try_id: str,
+        phone_tags: Sequence[str],
+        rules: Rules,
+        source: str = "",
     ) -> Taken:
         """Take one try of the session's challenge, counted as wrong from this moment on."""
-        arguments = rules.as_arguments() | {"now_ms": now_ms, "try_id": try_id, "phone_tags": list(phone_tags)}
+        arguments = rules.as_arguments() | {
+            "now_ms": now_ms,
+            "source": source,
+            "try_id": try_id,
+            "phone_tags": list(phone_tags),
+        }
         answer = self._run("take_try", user_key, session_id, arguments)
         match answer:
             case ["locked", int(until_ms)]:
@@ -180,21 +198,118 @@ class Store:
         raise StoreUnavailable("the store's take_try script gave an unknown answer")
 
     def consume(
-        self, user_key: str, session_id: str, *, now_ms: int, challenge_id: str, try_id: str, rules: Rules
+        self,
+        user_key: str,
+        session_id: str,
+        *,
+        now_ms: int,
+        challenge_id: str,
+        try_id: str,
+        rules: Rules,
+        source: str = "",
     ) -> Taken:
         """Use the challenge up after a right code. PASS comes once for each challenge, whoever asks."""
-        arguments = rules.as_arguments() | {"now_ms": now_ms, "challenge_id": challenge_id, "try_id": try_id}
+        arguments = rules.as_arguments() | {
+            "now_ms": now_ms,
+            "source": source,
+            "challenge_id": challenge_id,
+            "try_id": try_id,
+        }
         return self._ended("consume", self._run("consume", user_key, session_id, arguments))
 
-    def confirm_wrong(self, user_key: str, session_id: str, *, now_ms: int, rules: Rules) -> Taken:
+    def confirm_wrong(self, user_key: str, session_id: str, *, now_ms: int, rules: Rules, source: str = "") -> Taken:
         """After a wrong code: WRONG, or LOCKED if it filled the row."""
-        arguments = rules.as_arguments() | {"now_ms": now_ms}
+        arguments = rules.as_arguments() | {"now_ms": now_ms, "source": source}
         return self._ended("confirm_wrong", self._run("confirm_wrong", user_key, session_id, arguments))
 
+    def take_recovery(
+        self,
+        user_key: str,
+        session_id: str,
+        *,
+        now_ms: int,
+        try_id: str,
+        recovery_tags: Sequence[str],
+        rules: Rules,
+        source: str = "",
+    ) -> Taken:
+        """Count a recovery code, look it up, use it up: PASS (tries_left: how many codes remain), WRONG or LOCKED."""
+        arguments = rules.as_arguments() | {
+            "now_ms": now_ms,
+            "source": source,
+            "try_id": try_id,
+            "recovery_tags": list(recovery_tags),
+        }
+        answer = self._run("take_recovery", user_key, session_id, arguments)
+        match answer:
+            case ["pass", int(left)]:
+                return Taken(CheckState.PASS, tries_left=left)
+        return self._ended("take_recovery", answer)
+
+    def set_recovery(self, user_key: str, tags: Sequence[str], *, now_ms: int) -> None:
+        """Replace a user's recovery codes by these, given as keyed hashes; none takes them all away."""
+        key = _user_keys(user_key, "-")[_RECOVERY_KEY]
+
+        def replace() -> None:
+            with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.delete(key)
+                if tags:
+                    pipeline.hset(key, mapping=dict.fromkeys(tags, now_ms))
+                pipeline.execute()
+
+        self._call(replace)
+
+    def count_recovery(self, user_key: str) -> int:
+        """How many recovery codes a user has left."""
+        return int(self._call(lambda: self._redis.hlen(_user_keys(user_key, "-")[_RECOVERY_KEY])))
+
     def unlock(self, user_key: str) -> None:
-        """End a lockout and forget the wrong codes and sends that were counted against the user."""
-        keys = _user_keys(user_key, "-")
-        self._call(lambda: self._redis.delete(keys[2], keys[3], keys[4], keys[5]))
+        """End a lockout and forget the wrong codes and texts that were counted against the user."""
+        self._call(lambda: self._redis.delete(*_user_keys(user_key, "-")[_FIRST_COUNTED_KEY:]))
+
+    # --- Budgets that many users share ---
+
+    def charge(self, budgets: Sequence[Budget], *, now_ms: int) -> tuple[Budget, int] | None:
+        """Pay a text from all its budgets, or from none.
+
+        Returns None when it is paid, else the budget that is used up and when to try again (Unix ms). Each budget is
+        one atomic step; a text that finds one used up gives back what it took from the others.
+        """
+
+        def run() -> list[int]:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for budget in budgets:
+                    self._charge_script(
+                        keys=[_budget_key(budget)],
+                        args=[now_ms, budget.window_ms, budget.most, budget.amount],
+                        client=pipeline,
+                    )
+                return [int(answer) for answer in pipeline.execute()]
+
+        answers = list(zip(budgets, self._call(run), strict=True))
+        refused = [(budget, free_at_ms) for budget, free_at_ms in answers if free_at_ms > 0]
+        if not refused:
+            return None
+        self.adjust(
+            [(budget, -budget.amount) for budget, free_at_ms in answers if free_at_ms == 0], charged_at_ms=now_ms
+        )
+        return max(refused, key=lambda pair: pair[1])
+
+    def adjust(self, differences: Sequence[tuple[Budget, int]], *, charged_at_ms: int) -> None:
+        """Correct what `charge` took at charged_at_ms: give back (negative) or take more."""
+
+        def run() -> None:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for budget, difference in differences:
+                    if difference:
+                        self._adjust_script(
+                            keys=[_budget_key(budget)],
+                            args=[charged_at_ms, budget.window_ms, difference],
+                            client=pipeline,
+                        )
+                pipeline.execute()
+
+        self._call(run)
 
     def revoke_token(self, token_id: str, *, life_ms: int) -> None:
         """Remember that a token of the Python API is revoked, for as long as it would have lived."""
@@ -239,12 +354,15 @@ class Store:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from None
 
 
-_SCRIPTS = ("begin", "settle_send", "take_try", "consume", "confirm_wrong")
+_SCRIPTS = ("begin", "settle_send", "take_try", "consume", "confirm_wrong", "take_recovery")
 
 
 def _source(name: str) -> str:
-    folder = files(__package__) / "lua"
-    return (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return (files(__package__) / "lua" / f"{name}.lua").read_text()
+
+
+def _budget_key(budget: Budget) -> str:
+    return f"textgate:budget:{budget.scope.value}:{{{encode_user(budget.subject)}}}"
 
 
 def _user_keys(user_key: str, session_id: str) -> list[str]:
@@ -253,8 +371,11 @@ def _user_keys(user_key: str, session_id: str) -> list[str]:
     return [
         f"{kept}:hotp",
         f"{kept}:challenge:{session_id}",
-        f"{kept}:guard",
-        f"{kept}:wrong",
-        f"{kept}:sends",
-        f"{kept}:unanswered",
+        f"{kept}:known",
+        f"{kept}:recovery",
+        *(f"{kept}:{who}:{log}" for who in ("own", "stranger") for log in ("guard", "wrong", "sends", "unanswered")),
     ]
+
+
+_RECOVERY_KEY = 3  # places in the list above
+_FIRST_COUNTED_KEY = 4

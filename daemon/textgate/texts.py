@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from .limits import Scope
+
 SENT = "A login code was texted to your phone."
 ON_ITS_WAY = "A login code is on its way to your phone."
 STILL_GOOD = "The login code texted to you before is still good. Press Enter alone for a new one."
@@ -31,6 +33,21 @@ def locked(wait_s: float) -> str:
 def throttled(wait_s: float) -> str:
     """For a user to whom nothing may be texted for wait_s more seconds."""
     return f"No login code was texted: there were too many in a short time. Wait {duration(wait_s)} and try again."
+
+
+def budget(scope: Scope, wait_s: float) -> str:
+    """When a budget that many users share is used up, until wait_s seconds from now."""
+    return f"No login code was texted: {_BUDGET_WORDS[scope]}. Wait {duration(wait_s)}, or ask your administrator."
+
+
+_BUDGET_WORDS = {
+    Scope.PHONE: "too many went to this phone",
+    Scope.SOURCE: "too many were asked for from your address",
+    Scope.HOST: "too many people are logging in here",
+    Scope.COUNTRY: "too many went out today",
+    Scope.FLEET: "too many went out today",
+    Scope.MONEY: "too many went out today",
+}
 
 
 def throttled_anew(wait_s: float) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The two steps of a login, `begin` and `check`: read, decide, act, in that order.
 
-"No" is the starting value. PASS is returned in one place (`_compare`) and SKIP in one place (`begin`), plus the
+"No" is the starting value. PASS is returned in two places (`_compare`, `_recover`), SKIP in one (`begin`), plus the
 failmode, which is one function (`_fail`). Users who can't pass (unknown, refused, without a phone) go through the
 same steps with the same words at the same pace as everybody, but nothing is sent to them and no code is right.
 """
@@ -22,7 +22,7 @@ from .audit import Audit, Event, Priority
 from .config import Config
 from .errors import StoreUnavailable, TextgateError
 from .gateway_outcomes import Outcome, SendReason, SendResult
-from .limits import Rules, build_rules
+from .limits import Address, Budget, Rules, Scope, budgets, build_rules, micros, source_key
 from .msisdn import Msisdn
 from .policy import Account, Decision, FailKind, Verdict, apply_failmode, decide
 from .protocol import Reply, Why, Word
@@ -33,6 +33,8 @@ from .vault import Vault
 
 SECRET_PURPOSE = "hotp-secret"  # noqa: S105  # names a purpose
 PHONE_PURPOSE = "phone"
+BUDGET_PURPOSE = "budget"
+RECOVERY_PURPOSE = "recovery"
 NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
 
 # Ends of a text that mean "the gateway is away", for which [failmode] may let in. A refusal that is about the user,
@@ -105,16 +107,25 @@ class Attempt:
     user_key: str
     session_id: str
     service: str
-    source: str | None
+    source: Address | None
     phone: Msisdn | None
     verdict: Verdict
     reason: str
+    may_recover: bool = False  # whether a recovery code lets in; it needs no phone
     has_failmode: bool = True  # whether [failmode] may speak
 
     @property
     def may_pass(self) -> bool:
         """Whether a right code lets in."""
         return self.phone is not None
+
+
+@dataclass(frozen=True)
+class Payment:
+    """What one text took from the shared budgets, and when."""
+
+    budgets: tuple[Budget, ...]
+    charged_at_ms: int
 
 
 class Pace:
@@ -185,14 +196,13 @@ class Verifier:
         """Open a challenge for an attempt whose rules were looked at, and text its code."""
         try:
             begun = self._open(attempt, is_anew=False)
+            if begun.state is BeginState.NEW:
+                return self._text(attempt, begun, is_anew=False)
         except StoreUnavailable as error:
             return self._fail(FailKind.STORE, attempt, Word.SKIP, str(error))
-        match begun.state:
-            case BeginState.NEW:
-                return self._text(attempt, begun, is_anew=False)
-            case BeginState.LIVE:
-                self._note(Event.BEGIN, "login goes on with its live code", attempt, result="ask", reason="live")
-                return Reply(Word.ASK, texts.STILL_GOOD, Why.CODE_LIVE)
+        if begun.state is BeginState.LIVE:
+            self._note(Event.BEGIN, "login goes on with its live code", attempt, result="ask", reason="live")
+            return Reply(Word.ASK, texts.STILL_GOOD, Why.CODE_LIVE)
         return self._not_opened(attempt, begun)
 
     def check_attempt(self, attempt: Attempt, untrusted_code: Secret) -> Reply:
@@ -201,6 +211,8 @@ class Verifier:
         try:
             if not typed.reveal():
                 return self._anew(attempt)
+            if codes.is_recovery_form(typed):
+                return self._recover(attempt, typed)
             return self._take_and_compare(attempt, typed)
         except StoreUnavailable as error:
             return self._fail(FailKind.STORE, attempt, Word.PASS, str(error))
@@ -226,10 +238,11 @@ class Verifier:
             user_key=user_key(user) if user else decoy_key(session.user),
             session_id=session.session_id,
             service=session.service,
-            source=str(session.source) if session.source else None,
+            source=session.source,
             phone=phone,
             verdict=verdict,
             reason=reason,
+            may_recover=verdict.decision is not Decision.REFUSE,
         )
         return attempt, verdict
 
@@ -257,6 +270,7 @@ class Verifier:
                 challenge_id=challenge_id,
                 phone_tags=tags,
                 rules=self._rules,
+                source=source_key(attempt.source),
                 sealed=sealed,
                 is_anew=is_anew,
             )
@@ -298,9 +312,14 @@ class Verifier:
         is_anew: asked for at the prompt, where only PASS and DENY are answers.
         """
         code = self._code(attempt.user_key, begun)
-        future = self._sender.submit(lambda: self._send(attempt, begun, code))
+        payment = Payment(self._budgets(attempt), self._clock.now_ms())
+        refused = self._store.charge(payment.budgets, now_ms=payment.charged_at_ms)
+        if refused is not None:
+            return self._over_budget(attempt, begun, *refused, is_anew=is_anew)
+        future = self._sender.submit(lambda: self._send(attempt, begun, code, payment))
         if future is None:
             self._settle(attempt, begun, "refused:busy", is_refused=True)
+            self._pay_back(attempt, payment, None)
             self._note(Event.OVERLOAD, "too many texts waiting", attempt, priority=Priority.ERROR, result="deny")
             return Reply(Word.DENY, texts.BUSY, Why.BUSY)
         word = Word.DENY if is_anew else Word.ASK
@@ -325,7 +344,53 @@ class Verifier:
         """For the journal: why a login that can't pass can't is worth more than how its pretended text went."""
         return result.reason.value if attempt.may_pass else attempt.reason
 
-    def _send(self, attempt: Attempt, begun: Begun, code: Secret) -> SendResult:
+    def _budgets(self, attempt: Attempt) -> tuple[Budget, ...]:
+        """What the text of an attempt is paid from."""
+        phone = attempt.phone
+        return budgets(
+            self._config.limits,
+            phone_tag=self._vault.tags(phone.reveal(), purpose=BUDGET_PURPOSE)[0] if phone else None,
+            country=phone.country if phone else None,
+            source=attempt.source,
+            host=self._host,
+        )
+
+    def _over_budget(
+        self, attempt: Attempt, begun: Begun, budget: Budget, free_at_ms: int, *, is_anew: bool
+    ) -> Reply:
+        """A shared budget is used up: nothing goes out, and the user's own limits are not charged for it."""
+        reason = f"budget_{budget.scope.value}"
+        self._settle(attempt, begun, f"refused:{reason}", is_refused=True)
+        is_alarming = budget.scope in (Scope.FLEET, Scope.MONEY, Scope.COUNTRY)
+        self._note(
+            Event.BUDGET,
+            "no text sent: a budget is used up",
+            attempt,
+            priority=Priority.ALERT if is_alarming else Priority.WARNING,
+            result="deny" if is_anew else "ask",
+            reason=reason,
+        )
+        wait_s = self._wait_s(free_at_ms)
+        return Reply(Word.DENY if is_anew else Word.ASK, texts.budget(budget.scope, wait_s), Why.THROTTLED, wait_s)
+
+    def _pay_back(self, attempt: Attempt, payment: Payment, result: SendResult | None) -> None:
+        """Correct the budgets once it is known what a text cost: all of it back if it was certainly not sent."""
+        differences: list[tuple[Budget, int]] = []
+        if result is None or result.outcome is Outcome.REFUSED:
+            differences = [(budget, -budget.amount) for budget in payment.budgets]
+        elif result.cost is not None:
+            differences = [
+                (budget, micros(result.cost) - budget.amount)
+                for budget in payment.budgets
+                if budget.scope is Scope.MONEY and budget.amount
+            ]
+        try:
+            self._store.adjust(differences, charged_at_ms=payment.charged_at_ms)
+        except StoreUnavailable as error:
+            # The budgets keep what they took, which errs on the side of spending less.
+            self._note(Event.FAULT, "store away", attempt, priority=Priority.ERROR, reason=str(error))
+
+    def _send(self, attempt: Attempt, begun: Begun, code: Secret, payment: Payment) -> SendResult:
         """On a sender's thread: text the code and note how it went."""
         try:
             result = self._send_for_real(attempt.phone, code, begun, attempt) if attempt.phone else self._pretend()
@@ -341,6 +406,7 @@ class Verifier:
             )
             result = SendResult(Outcome.UNKNOWN, SendReason.INTERNAL, attempt_count=0, duration_s=0)
         self._settle(attempt, begun, _state(result), is_refused=result.outcome is Outcome.REFUSED)
+        self._pay_back(attempt, payment, result)
         return result
 
     def _send_for_real(self, phone: Msisdn, code: Secret, begun: Begun, attempt: Attempt) -> SendResult:
@@ -388,6 +454,7 @@ class Verifier:
             try_id=try_id,
             phone_tags=self._phone_tags(attempt),
             rules=self._rules,
+            source=source_key(attempt.source),
         )
         if taken.state is CheckState.TRY:
             return self._compare(attempt, taken, try_id, typed)
@@ -404,6 +471,7 @@ class Verifier:
                 challenge_id=taken.challenge_id,
                 try_id=try_id,
                 rules=self._rules,
+                source=source_key(attempt.source),
             )
             if ended.state is CheckState.PASS:
                 self._note(Event.CHECK, "right code", attempt, result="pass", reason="code")
@@ -411,8 +479,38 @@ class Verifier:
         else:
             if attempt.may_pass and taken.send in AWAY_STATES:
                 return self._fail(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
-            ended = self._store.confirm_wrong(attempt.user_key, attempt.session_id, now_ms=now_ms, rules=self._rules)
+            ended = self._store.confirm_wrong(
+                attempt.user_key,
+                attempt.session_id,
+                now_ms=now_ms,
+                rules=self._rules,
+                source=source_key(attempt.source),
+            )
         return self._refused(attempt, replaced(ended, tries_left=taken.tries_left, send=taken.send))
+
+    def _recover(self, attempt: Attempt, typed: Secret) -> Reply:
+        """A recovery code in place of the texted one. Counted, compared and used up in one step of the store."""
+        tags = self.recovery_tags(attempt.user_key, typed if attempt.may_recover else codes.new_secret())
+        taken = self._store.take_recovery(
+            attempt.user_key,
+            attempt.session_id,
+            now_ms=self._clock.now_ms(),
+            try_id=codes.new_id(),
+            recovery_tags=tags,
+            rules=self._rules,
+            source=source_key(attempt.source),
+        )
+        if taken.state is CheckState.PASS and attempt.may_recover:
+            self._note(
+                Event.CHECK, "recovery code used", attempt, priority=Priority.NOTICE, result="pass",
+                reason="recovery", codes_left=taken.tries_left,
+            )  # fmt: skip
+            return Reply(Word.PASS, why=Why.RIGHT)
+        return self._refused(attempt, replaced(taken, tries_left=1))
+
+    def recovery_tags(self, key: str, code: Secret) -> tuple[str, ...]:
+        """The keyed hashes of a user's recovery code, today's key first."""
+        return self._vault.tags(f"{key}:{code.reveal()}", purpose=RECOVERY_PURPOSE)
 
     def _refused(self, attempt: Attempt, taken: Taken) -> Reply:
         """The words and the journal's reason for every end of a check that is not PASS."""

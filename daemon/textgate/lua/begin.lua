@@ -1,5 +1,5 @@
 -- A challenge for one session: the live one, or a new one if the limits allow a text.
--- In: now_ms, challenge_id, sealed ('' if none at hand), phone_tags, is_anew, is_decoy, the rules.
+-- In: now_ms, source, challenge_id, sealed ('' if none at hand), phone_tags, is_anew, is_decoy, the rules.
 -- Out: {'locked', until} | {'live', id, counter, sealed, send} | {'throttled', until, row, live} | {'need_secret'}
 --    | {'new', id, counter, sealed, send}
 local until_ms = locked_until()
@@ -15,13 +15,11 @@ end
 
 local free_at, held_by = 0, ''
 for _, row in ipairs(arg.sends) do
-    local log = row.is_forgiving and UNANSWERED or SENDS
-    redis.call('ZREMRANGEBYSCORE', log, '-inf', now - DAY_MS)
-    local newest = redis.call('ZREVRANGE', log, row.most - 1, row.most - 1, 'WITHSCORES')
-    local row_free_at = newest[2] and number(newest[2]) + row.window_ms or 0
-    if row.window_ms > 0 and row_free_at > now and row_free_at > free_at then
-        free_at, held_by = row_free_at, row.name
-    end
+    local log, other_log = SENDS, OTHER_SENDS
+    if row.is_forgiving then log, other_log = UNANSWERED, OTHER_UNANSWERED end
+    local row_free_at = row.window_ms > 0 and room_at(log, row.is_forgiving and row.most or half(row.most), row.window_ms) or 0
+    if not row.is_forgiving then row_free_at = math.max(row_free_at, shared_room_at(log, other_log, row.most)) end
+    if row_free_at > free_at then free_at, held_by = row_free_at, row.name end
 end
 if free_at > 0 then return {'throttled', free_at, held_by, is_live and 1 or 0} end
 

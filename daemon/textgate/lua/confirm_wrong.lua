@@ -1,5 +1,5 @@
 -- The code was wrong; it is counted already. Starts the lockout if this one filled the row.
--- In: now_ms, the rules. Out: {'wrong'} | {'locked', until}
+-- In: now_ms, source, the rules. Out: {'wrong'} | {'locked', until}
 local until_ms = number(redis.call('HGET', GUARD, 'locked_until_ms'))
 if until_ms > now then return {'locked', until_ms} end
 if number(redis.call('HGET', GUARD, 'row')) >= arg.wrong_in_a_row then return {'locked', lock()} end

@@ -1,5 +1,5 @@
 -- Count first, compare second: takes a try of the challenge and counts it as wrong until `consume` says otherwise
--- (RFC 4226 §7.3). In: now_ms, try_id, phone_tags, the rules.
+-- (RFC 4226 §7.3). In: now_ms, source, try_id, phone_tags, the rules.
 -- Out: {'locked', until} | {'none'} | {'spent', send} | {'try', id, counter, sealed, tries_left, send}
 local until_ms = locked_until()
 if until_ms > 0 then return {'locked', until_ms} end
@@ -11,9 +11,5 @@ local sealed = redis.call('HGET', HOTP, 'secret')
 if not sealed then return {'none'} end
 
 local tries_left = redis.call('HINCRBY', CHALLENGE, 'tries_left', -1)
-redis.call('HINCRBY', GUARD, 'row', 1)
-redis.call('HSET', GUARD, 'row_at_ms', now)
-keep(GUARD, arg.lockout_max_ms)
-redis.call('ZADD', WRONG, now, arg.try_id)
-keep(WRONG)
+count_wrong()
 return {'try', found[1], number(found[2]), sealed, tries_left, found[6]}
