@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from . import sms
 from .errors import ConfigError
+from .msisdn import is_region
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Parse = Callable[[Any], Any]
@@ -57,7 +58,7 @@ def seconds(low: float, high: float) -> Parse:
 
 def money(value: Any) -> Decimal:
     """An amount: a whole number, or a string such as "25.00" (TOML floats can't hold money exactly)."""
-    if isinstance(value, int | str) and not isinstance(value, bool):
+    if isinstance(value, int | str | Decimal) and not isinstance(value, bool):
         try:
             amount = Decimal(value)
         except InvalidOperation:
@@ -117,21 +118,20 @@ def network(value: Any) -> Network:
 
 def gateway_url(value: Any) -> str:
     """https://HOST, or http:// to this very machine for tests; no path, no user, no query."""
-    parts = urlsplit(value if isinstance(value, str) else "")
-    is_local = parts.hostname in ("127.0.0.1", "::1", "localhost")
-    allowed = ("https", "http") if is_local else ("https",)
-    clean = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username)
-    if parts.scheme not in allowed or not parts.hostname or not clean:
+    match = _GATEWAY_URL.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not 0 < int(match["port"] or 1) < 65536:
         raise ValueError('must be an address such as "https://gatewayapi.com" (https, no path)')
+    if match["scheme"] == "http" and match["host"] not in ("127.0.0.1", "[::1]", "localhost"):
+        raise ValueError("must be https, except to this very machine")
     return str(value).rstrip("/")
 
 
 def store_url(value: Any) -> str:
     """A redis-py URL: unix:///path, redis:// or rediss://. A password belongs into a credential."""
-    parts = urlsplit(value if isinstance(value, str) else "")
-    if parts.scheme not in ("unix", "redis", "rediss"):
+    if not isinstance(value, str) or not re.fullmatch(r"(?:unix|rediss?)://[!-~]+", value):
         raise ValueError('must be a Redis URL such as "unix:///run/textgate-redis/redis.sock"')
-    if parts.password:
+    parts = urlsplit(value)
+    if parts.password or "password" in parse_qs(parts.query, keep_blank_values=True):
         raise ValueError("must not hold a password; put it into the credential redis-password")
     return str(value)
 
@@ -145,10 +145,21 @@ def sender(value: Any) -> str:
     raise ValueError("must be 3 to 11 letters, digits and spaces, or 3 to 15 digits")
 
 
+def country(value: Any) -> str:
+    """A region that phone numbers can belong to, or "*"."""
+    if isinstance(value, str) and (value == "*" or is_region(value)):
+        return value
+    raise ValueError('must be a country code of two capitals such as "DK" or "GB" (or "*" for all)')
+
+
+_GATEWAY_URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+)
 path = matching(r"/[^\0]*", "an absolute path")
 name = matching(r"[^\s\0:/]{1,256}", "a name without spaces, colons and slashes")
+group = matching(r"(?! )[^\0-\x1f\x7f:/]{1,256}(?<! )", "a name without colons and slashes")
+service = matching(r"[!-.0-9;-@\[-~]{1,256}", 'a PAM service in lower case, such as "sshd"')
 fingerprint = matching(r"SHA256:[A-Za-z0-9+/]{43}", 'a key fingerprint as ssh-keygen -l prints it, "SHA256:..."')
-country = matching(r"[A-Z]{2}|\*", 'a country code of two capitals such as "DK" (or "*" for all)')
 
 
 def option(default: T, parse: Parse, doc: str) -> T:
@@ -166,7 +177,7 @@ class DaemonConfig:
 
     auth_socket: str = option("/run/textgate/auth.sock", path, "socket that the PAM helper calls")
     admin_socket: str = option("/run/textgate/admin.sock", path, "socket that the textgate command calls")
-    admin_group: str = option("textgate-admin", name, "group that may use the admin socket, beside root")
+    admin_group: str = option("textgate-admin", group, "group that may use the admin socket, beside root")
     workers: int = option(64, integer(1, 1000), "requests worked on at the same time")
     queue: int = option(256, integer(0, 10000), "requests that may wait for a worker; more are refused at once")
     read_timeout_s: float = option(2.0, seconds(0.1, 30), "time a peer has to send its request")
@@ -253,8 +264,8 @@ class RequiredConfig:
     """[required] Who must give a code where the PAM lines stand. Empty lists mean everybody, everywhere."""
 
     users: tuple[str, ...] = option((), list_of(name), "users who must give a code")
-    groups: tuple[str, ...] = option((), list_of(name), "groups whose members must give a code")
-    services: tuple[str, ...] = option((), list_of(name), "PAM services in which a code is asked for")
+    groups: tuple[str, ...] = option((), list_of(group), "groups whose members must give a code")
+    services: tuple[str, ...] = option((), list_of(service), "PAM services in which a code is asked for")
 
 
 @dataclass(frozen=True)
@@ -262,7 +273,7 @@ class ExemptConfig:
     """[exempt] Who gets in without a code. Empty lists exempt nobody."""
 
     users: tuple[str, ...] = option((), list_of(name), "users who need no code")
-    groups: tuple[str, ...] = option((), list_of(name), "groups whose members need no code")
+    groups: tuple[str, ...] = option((), list_of(group), "groups whose members need no code")
     networks: tuple[Network, ...] = option((), list_of(network), "ssh clients' networks that need no code (CIDR)")
     key_fingerprints: tuple[str, ...] = option(
         (), list_of(fingerprint), "ssh keys that need no code, for automation such as Ansible, rsync, git"
@@ -274,7 +285,7 @@ class RefusedConfig:
     """[refused] Who never gets in through textgate, whatever they type; nothing is texted to them."""
 
     users: tuple[str, ...] = option((), list_of(name), "users who are always refused")
-    groups: tuple[str, ...] = option((), list_of(name), "groups whose members are always refused")
+    groups: tuple[str, ...] = option((), list_of(group), "groups whose members are always refused")
 
 
 @dataclass(frozen=True)
@@ -292,7 +303,7 @@ class PhonesConfig:
 class ServicesConfig:
     """[services] Which PAM services are what."""
 
-    ssh: tuple[str, ...] = option(("sshd",), list_of(name), "services whose SSH_ environment is sshd's own word")
+    ssh: tuple[str, ...] = option(("sshd",), list_of(service), "services whose SSH_ environment is sshd's own word")
 
 
 @dataclass(frozen=True)
@@ -302,7 +313,7 @@ class FailmodeConfig:
     store: str = option("secure", choice("secure", "safe"), "Redis is away")
     gateway: str = option("secure", choice("secure", "safe"), "the gateway refuses or can't be reached")
     safe_services: tuple[str, ...] = option(
-        (), list_of(name), 'services in which "safe" applies; in all others it stays secure'
+        (), list_of(service), 'services in which "safe" applies; in all others it stays secure'
     )
 
 
@@ -347,12 +358,16 @@ def parse_config(text: str, *, config_path: str) -> Config:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(config_path, (_toml_fault(error),), hint="the file is TOML: https://toml.io") from None
+    except (ValueError, RecursionError):  # numbers of thousands of digits, brackets in thousands of brackets
+        raise ConfigError(config_path, ("not a sensible TOML file: a number or a nesting without end",)) from None
     faults = [f"[{key}]: no such section{_suggestion(key, SECTIONS)}" for key in document if key not in SECTIONS]
     sections: dict[str, Any] = {}
     for section, kind in SECTIONS.items():
         sections[section] = _read_section(section, kind, document.get(section, {}), faults)
     config = Config(path=config_path, **sections)
-    faults.extend(_cross_faults(config))
+    # A key that is at fault already stands at its default there: a second fault of it would mislead.
+    at_fault = {fault.partition(":")[0] for fault in faults}
+    faults.extend(fault for fault in _cross_faults(config) if fault.partition(":")[0] not in at_fault)
     if faults:
         raise ConfigError(config_path, tuple(faults))
     return config
@@ -408,5 +423,5 @@ def _suggestion(key: str, known: Any) -> str:
 
 
 def _toml_fault(error: tomllib.TOMLDecodeError) -> str:
-    """The decoder's words, which name line and column and never quote the file."""
+    """The decoder's words, which name line and column."""
     return f"not valid TOML: {str(error)[:1].lower()}{str(error)[1:]}"

@@ -73,6 +73,11 @@ class Msisdn:
         raise TypeError("a phone number is not pickled")
 
 
+def is_region(code: str) -> bool:
+    """Whether numbers can belong to a country of this code ("DK", "GB"; ISO 3166-1, two capitals)."""
+    return code in _library().SUPPORTED_REGIONS
+
+
 def parse_msisdn(untrusted: str, default_region: str) -> Msisdn:
     """Read a phone number as people write it: digits with blanks, dashes, dots, slashes, brackets, a leading +.
 

@@ -61,7 +61,7 @@ def authenticate(service: str, user: str, converse: Converse) -> PamResult:
     def conversation(count: int, messages: Any, responses: Any, _data: Any) -> int:
         try:
             answers = [_answer(messages[index].contents, converse) for index in range(count)]
-        except (EOFError, KeyboardInterrupt, UnicodeError):
+        except (EOFError, KeyboardInterrupt, OSError, ValueError):  # ctypes would make a success of what gets out
             return PAM_CONV_ERR
         if any(is_needed and answer is None for is_needed, answer in answers):
             return PAM_CONV_ERR
