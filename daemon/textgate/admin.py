@@ -8,6 +8,7 @@ connect; what spends money or changes who gets in is root's alone.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -18,14 +19,14 @@ from typing import Any
 
 from . import __version__, codes
 from .audit import Audit, Event, Priority
-from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, TextgateError
-from .gateway_outcomes import Outcome
+from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, TextgateError, VaultError
+from .gateway_outcomes import Outcome, SendReason
 from .msisdn import parse_msisdn
 from .peercred import PeerCred, peer_credentials
 from .policy import Decision, Verdict
-from .protocol import Word
+from .protocol import Why, Word
 from .secret import Secret
-from .verifier import Attempt, note_send, user_key
+from .verifier import SECRET_PURPOSE, Attempt, note_send, user_key
 from .wiring import Services
 
 VERSION = 1
@@ -34,6 +35,7 @@ IDLE_TIMEOUT_S = 10.0  # a command sends its requests at once; a person thinks i
 REQUESTS_MAX = 100  # on one connection
 USER_MAX_LENGTH = 256
 SERVICE = "textgate-enrol"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write halves of characters, which nothing behind this can
 TEST_TEXT = "This is a test of login codes on {host}. Nothing is to be done."
 
 
@@ -57,19 +59,37 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Daemon:
+    """What the verbs see of the daemon. reload raises TextgateError for files at fault, and then nothing changes."""
+
+    services: Callable[[], Services]
+    counts: Counts
+    audit: Audit
+    reload: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Call:
     """One request, its peer, and what its handler may use."""
 
     arguments: Mapping[str, Any]
     peer: PeerCred
-    services: Services
-    counts: Counts
-    audit: Audit
+    daemon: Daemon
+
+    @property
+    def services(self) -> Services:
+        """The parts as they are now; a verb that reloads sees the new ones afterwards."""
+        return self.daemon.services()
+
+    @property
+    def audit(self) -> Audit:
+        """Where events go."""
+        return self.daemon.audit
 
     def text(self, name: str, longest: int) -> str:
-        """A string argument. Raises ProtocolError when it is missing, no string, or longer than `longest`."""
+        """A string argument. Raises ProtocolError when it is missing, no text, empty, or longer than `longest`."""
         value = self.arguments.get(name)
-        if not isinstance(value, str) or not value or len(value) > longest:
+        if not isinstance(value, str) or not 0 < len(value) <= longest or _SURROGATE.search(value):
             raise ProtocolError(f"argument_{name}")
         return value
 
@@ -83,7 +103,7 @@ class AdminVerb:
     is_root_only: bool
 
 
-def serve(connection: socket.socket, current_services: Callable[[], Services], counts: Counts, audit: Audit) -> None:
+def serve(connection: socket.socket, daemon: Daemon) -> None:
     """Answer the requests of one connection until it is closed, idle for too long, or breaks a rule."""
     peer = peer_credentials(connection)
     connection.settimeout(IDLE_TIMEOUT_S)
@@ -95,7 +115,7 @@ def serve(connection: socket.socket, current_services: Callable[[], Services], c
                 return
             if not line:
                 return
-            answer, is_usable = _answer(line, peer, current_services(), counts, audit)
+            answer, is_usable = _answer(line, peer, daemon)
             try:
                 connection.sendall(json.dumps({"v": VERSION} | answer).encode() + b"\n")
             except OSError:
@@ -104,10 +124,9 @@ def serve(connection: socket.socket, current_services: Callable[[], Services], c
                 return
 
 
-def _answer(
-    untrusted_line: bytes, peer: PeerCred, services: Services, counts: Counts, audit: Audit
-) -> tuple[dict[str, Any], bool]:
+def _answer(untrusted_line: bytes, peer: PeerCred, daemon: Daemon) -> tuple[dict[str, Any], bool]:
     """The answer to one line, and whether the connection may go on."""
+    audit = daemon.audit
     try:
         word, arguments = parse_line(untrusted_line)
         verb = VERBS[word]
@@ -116,7 +135,7 @@ def _answer(
                 Event.ADMIN, "verb refused", priority=Priority.WARNING, verb=word, uid=peer.uid, reason="not_root"
             )
             return _error("forbidden", f"{word} is for root", "run it with sudo"), True
-        result = verb.handler(Call(arguments, peer, services, counts, audit))
+        result = verb.handler(Call(arguments, peer, daemon))
     except ProtocolError as error:
         audit.event(
             Event.PROTOCOL, "admin request refused", priority=Priority.WARNING, uid=peer.uid, reason=error.reason
@@ -175,12 +194,13 @@ def _status(call: Call) -> dict[str, Any]:
     credit = call.services.gateway.credit()
     return {
         "version": __version__,
-        "started_at": round(call.counts.started_at),
+        "started_at": round(call.daemon.counts.started_at),
         "config": call.services.config.path,
-        "counts": call.counts.read(),
+        "counts": call.daemon.counts.read(),
         "store": store,
         "gateway": {
-            "is_up": credit.amount is not None,
+            # None where the API in use can't be asked.
+            "is_up": None if credit.reason is SendReason.UNSUPPORTED else credit.amount is not None,
             "reason": credit.reason.value,
             "credit": None if credit.amount is None else str(credit.amount),
             "currency": credit.currency,
@@ -219,9 +239,15 @@ def _prove_begin(call: Call) -> dict[str, Any]:
     session_id = codes.new_id()
     attempt, is_known = _proving(call, session_id)
     reply = call.services.verifier.begin_attempt(attempt)
-    if reply.word is not Word.ASK:
+    if reply.word is not Word.ASK or reply.why is Why.THROTTLED:
         raise RefusedError(reply.text.rstrip("."), hint="see: textgate status")
-    return {"session_id": session_id, "text": reply.text, "phone": str(attempt.phone), "is_known_number": is_known}
+    return {
+        "session_id": session_id,
+        "user": attempt.user,
+        "text": reply.text,
+        "phone": str(attempt.phone),
+        "is_known_number": is_known,
+    }
 
 
 def _prove_check(call: Call) -> dict[str, Any]:
@@ -246,6 +272,7 @@ def _proving(call: Call, session_id: str) -> tuple[Attempt, bool]:
         phone=phone,
         verdict=Verdict(Decision.REQUIRE, "enrolment"),
         reason="enrolment",
+        has_failmode=False,
     )
     return attempt, phone.is_known
 
@@ -276,6 +303,31 @@ def _recovery(call: Call) -> dict[str, Any]:
     return {"user": user, "codes": [code.reveal() for code in fresh]}
 
 
+def _reload(call: Call) -> dict[str, Any]:
+    """Read configuration, credentials and phones again, as SIGHUP does; but a fault is told to the caller."""
+    call.daemon.reload()
+    return {"current_key": call.services.vault.current_key}
+
+
+def _reseal(call: Call) -> dict[str, Any]:
+    """Seal every user's secret with today's key. Those that don't open are left as they are, and counted."""
+    services, counted = call.services, Counter[str]()
+    for key, sealed in services.store.sealed_secrets():
+        if services.vault.is_current(sealed):
+            counted["current"] += 1
+            continue
+        try:
+            secret = services.vault.open(sealed, user=key, purpose=SECRET_PURPOSE)
+        except VaultError:
+            counted["unreadable"] += 1
+            continue
+        fresh = services.vault.seal(secret, user=key, purpose=SECRET_PURPOSE)
+        counted["resealed" if services.store.reseal(key, former=sealed, sealed=fresh) else "changed"] += 1
+    counts = {name: counted[name] for name in ("resealed", "current", "changed", "unreadable")}
+    call.audit.event(Event.ADMIN, "secrets sealed anew", priority=Priority.NOTICE, uid=call.peer.uid, **counts)
+    return {"current_key": services.vault.current_key} | counts
+
+
 def _known_user(call: Call) -> str:
     """The canonical name of the argument `user`. Raises RefusedError for one that NSS doesn't know."""
     user = call.services.verifier.canonical_user(call.text("user", USER_MAX_LENGTH))
@@ -288,6 +340,8 @@ VERBS: Mapping[str, AdminVerb] = {
     "status": AdminVerb(_status, frozenset(), is_root_only=False),
     "unlock": AdminVerb(_unlock, frozenset({"user"}), is_root_only=False),
     "recovery": AdminVerb(_recovery, frozenset({"user"}), is_root_only=True),
+    "reload": AdminVerb(_reload, frozenset(), is_root_only=True),
+    "reseal": AdminVerb(_reseal, frozenset(), is_root_only=True),
     "send-test": AdminVerb(_send_test, frozenset({"number"}), is_root_only=True),
     "prove-begin": AdminVerb(_prove_begin, frozenset({"user", "number"}), is_root_only=True),
     "prove-check": AdminVerb(_prove_check, frozenset({"user", "number", "session_id", "code"}), is_root_only=True),

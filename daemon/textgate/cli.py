@@ -140,7 +140,7 @@ def status(context: Context) -> None:
     context.result(result)
     if not context.is_json:
         _show_status(result)
-    if not (result["store"]["is_up"] and result["gateway"]["is_up"]):
+    if not result["store"]["is_up"] or result["gateway"]["is_up"] is False:
         sys.exit(ExitCode.FAILURE)
 
 
@@ -154,12 +154,7 @@ def _show_status(result: Mapping[str, Any]) -> None:
     rows = [
         ("textgated", f"{result['version']}, up for {up_s // 3600} h {up_s % 3600 // 60} min"),
         ("redis", f"{store['version']}, {durable}" if store["is_up"] else f"AWAY: {store['error']}"),
-        (
-            "gateway",
-            f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()
-            if gateway["is_up"]
-            else f"NOT USABLE: {gateway['reason']}",
-        ),
+        ("gateway", _gateway_words(gateway)),
         ("passed", str(counts.get("reply_pass", 0))),
         ("codes asked for", str(counts.get("reply_ask", 0))),
         ("without a code", str(counts.get("reply_skip", 0))),
@@ -170,6 +165,14 @@ def _show_status(result: Mapping[str, Any]) -> None:
     for name, value in rows:
         table.add_row(name, value)
     Console(soft_wrap=True).print(table)
+
+
+def _gateway_words(gateway: Mapping[str, Any]) -> str:
+    if gateway["is_up"] is None:
+        return "can't be asked over this API; try: textgate send-test"
+    if not gateway["is_up"]:
+        return f"NOT USABLE: {gateway['reason']}"
+    return f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()
 
 
 @main.command("send-test")
@@ -211,9 +214,10 @@ def enrol(context: Context, user: str, number: str, code_stdin: bool) -> None:
         )
     phone = parse_msisdn(number, config.phones.default_region)
     begun = context.ask_daemon("prove-begin", user=user, number=number)
-    context.say(f"A code was texted to {begun['phone']}.")
+    context.say(f"{begun['text'].rstrip('.')} ({begun['phone']}).")
     _warn_if_unknown(context, begun)
     _prove(context, code_stdin, user=user, number=number, session_id=begun["session_id"])
+    user = begun["user"]  # the name that logins go by, which may differ from what was typed
     set_phone(config.phones.file, user, phone)
     context.result({"user": user, "phone": phone.masked, "is_enrolled": True})
     context.say(f"{user} is enrolled with {phone.masked}.")
@@ -325,10 +329,77 @@ def keys_init(context: Context) -> None:
         ) from None
     except OSError as error:
         raise CredentialError(f"{path}: can't be made: {error.strerror}", hint="run it with sudo") from None
-    with os.fdopen(handle, "w") as file:
-        file.write(new_key_line("k1").reveal() + "\n")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(new_key_line("k1").reveal() + "\n")
+            file.flush()
+            os.fsync(handle)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # half a key would stand in the way of a whole one
+        raise CredentialError(f"{path}: can't be written: {error.strerror}") from None
     context.result({"path": str(path), "is_made": True})
     context.say(f"{path}: made. Keep a copy in a safe place.")
+
+
+@keys.command("rotate")
+@command
+def keys_rotate(context: Context) -> None:
+    """Make a new vault key, and seal every user's secret with it. No login is lost; the old key stays readable.
+
+    Recovery codes made before need the old key too: keep it until new ones were printed.
+    """
+    from .vault import add_key_line
+
+    path = Path(context.config.vault.key_file)
+    name = add_key_line(path)
+    context.say(f"{path}: the key {name} seals from now on; the former ones still open.")
+    if context.ask_daemon("reload")["current_key"] != name:
+        raise TextgateError(
+            "textgated has its key from elsewhere and does not seal with the new one yet",
+            hint="restart it, so that systemd hands the new file over, then run: textgate keys reseal",
+        )
+    _reseal(context)
+
+
+@keys.command("reseal")
+@command
+def keys_reseal(context: Context) -> None:
+    """Seal every user's secret with the key that stands first in the key file."""
+    _reseal(context)
+
+
+def _reseal(context: Context) -> None:
+    result = context.ask_daemon("reseal")
+    context.result(result)
+    context.say(
+        f"sealed with {result['current_key']}: {result['resealed']} anew, {result['current']} already; "
+        f"{result['unreadable']} can't be opened"
+    )
+    if result["unreadable"]:
+        sys.exit(ExitCode.FAILURE)
+
+
+@main.command()
+@click.option("-f", "--follow", is_flag=True, help="go on with new events as they come")
+@click.option("--user", metavar="USER", help="only events of USER")
+@click.option("--since", metavar="TIME", help='such as "15m", "2h", "3d", "today" or "2026-11-24 10:30"')
+@click.option("--file", metavar="FILE", help="read this journal file instead of the machine's journal")
+@command
+def log(context: Context, follow: bool, user: str | None, since: str | None, file: str | None) -> None:
+    """Show who tried what and how it ended, from systemd's journal. With --json, one object a line."""
+    import datetime as dt
+
+    from .journal_reader import parse_since, read_events
+
+    start = parse_since(since, dt.datetime.now().astimezone()) if since else None
+    try:
+        for event in read_events(user=user, since=start, follow=follow, file=file):
+            context.result(event)
+            context.say(f"{event['TIME']} {event['MESSAGE']}")
+    except KeyboardInterrupt:
+        return
+    except OSError as error:
+        raise TextgateError(f"the journal can't be read: {error.strerror}", hint="run it with sudo") from None
 
 
 if __name__ == "__main__":

@@ -59,8 +59,18 @@ class Listeners:
 class Server:
     """Accepts on the main thread; works on `workers` threads. `services` is replaced as a whole on a reload."""
 
-    def __init__(self, config: DaemonConfig, listeners: Listeners, services: Services, audit: Audit) -> None:
+    def __init__(
+        self,
+        config: DaemonConfig,
+        listeners: Listeners,
+        services: Services,
+        audit: Audit,
+        rebuild: Callable[[], Services],
+    ) -> None:
+        """rebuild: reads everything again for a reload; raises TextgateError if something is at fault."""
         self._config = config
+        self._rebuild = rebuild
+        self._reloading = threading.Lock()
         self._listeners = listeners
         self._services = services
         self._audit = audit
@@ -70,11 +80,12 @@ class Server:
         self._lock = threading.Lock()
         self._signals: list[int] = []
         self.counts = admin.Counts()
+        self._for_admins = admin.Daemon(lambda: self._services, self.counts, audit, self._reload)
 
     # --- The main loop ---
 
-    def run(self, reload_services: Callable[[], Services]) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP calls reload_services, whose failure keeps what there is."""
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP reloads."""
         with _wakeup_signals(self._signals) as wakeup, selectors.DefaultSelector() as selector:
             selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
             selector.register(self._listeners.auth, selectors.EVENT_READ, self._accept_login)
@@ -82,35 +93,39 @@ class Server:
             watchdog = _Watchdog(self._is_healthy)
             notify("READY=1")
             self._audit.event(Event.SERVICE, "ready", version=__version__)
-            while not self._stop_wanted(reload_services):
+            while not self._stop_wanted():
                 watchdog.feed()
                 for key, _ in selector.select(watchdog.interval_s):
                     key.data()
         self._stop()
 
-    def _stop_wanted(self, reload_services: Callable[[], Services]) -> bool:
+    def _stop_wanted(self) -> bool:
         while self._signals:
             if self._signals.pop(0) != signal.SIGHUP:
                 return True
-            self._reload(reload_services)
+            with contextlib.suppress(Exception):  # it is in the journal, and the daemon goes on with what it has
+                self._reload()
         return False
 
-    def _reload(self, reload_services: Callable[[], Services]) -> None:
+    def _reload(self) -> None:
+        """Replace the services by new ones. What is wrong with those is noted and raised, and nothing changes."""
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            fresh = reload_services()
-        except TextgateError as error:
+            with self._reloading:
+                # Logins under way keep the services they began with, and those live as long as they are used.
+                self._services = self._rebuild()
+            self._audit.event(Event.SERVICE, "reloaded", version=__version__)
+        except Exception as error:
             self._audit.event(
                 Event.SERVICE,
                 "reload failed, the former configuration stays",
                 priority=Priority.ERROR,
-                reason=str(error),
+                reason=told(error),
+                at=where(error),
             )
-        else:
-            # Logins under way keep the services they began with, and those live as long as they are used.
-            self._services = fresh
-            self._audit.event(Event.SERVICE, "reloaded", version=__version__)
-        notify("READY=1")
+            raise
+        finally:
+            notify("READY=1")
 
     def _stop(self) -> None:
         """Finish what is under way; what still waits in a listening socket that systemd holds is served after."""
@@ -216,7 +231,7 @@ class Server:
     def _serve_admin(self, connection: socket.socket) -> None:
         with connection:
             try:
-                admin.serve(connection, lambda: self._services, self.counts, self._audit)
+                admin.serve(connection, self._for_admins)
             except Exception as error:
                 self._audit.event(
                     Event.FAULT, "admin request failed", priority=Priority.ERROR, reason=told(error), at=where(error)
@@ -424,8 +439,11 @@ def _serve(config_path: str, audit: Audit) -> None:
     config: Config = wiring.load_config(config_path)
     services = wiring.build_services(config, audit, os.environ)
     listeners = open_listeners(config.daemon)
-    server = Server(config.daemon, listeners, services, audit)
-    server.run(lambda: wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=services))
+
+    def rebuild() -> Services:
+        return wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=services)
+
+    Server(config.daemon, listeners, services, audit, rebuild).run()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from a refused connection to a full memory, is StoreUnavailable, which callers t
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
@@ -96,7 +97,10 @@ def encode_user(user: str) -> str:
 
 
 class Store:
-    """The state of all logins. Thread-safe: each call takes a connection of its own from the pool."""
+    """The state of all logins. Thread-safe: each call takes a connection of its own from the pool.
+
+    Connects at the first call. Raises ValueError for a URL that redis-py can't use.
+    """
 
     def __init__(self, config: StoreConfig, *, connections: int, password: Secret | None = None) -> None:
         # No retries in the client: a script whose answer was lost may have run, and must not run twice unseen.
@@ -105,18 +109,26 @@ class Store:
             options["socket_connect_timeout"] = config.timeout_s
         if password is not None:
             options["password"] = password.reveal()
-        pool = redis.BlockingConnectionPool.from_url(
-            config.url,
-            max_connections=connections,
-            timeout=config.timeout_s,
-            socket_timeout=config.timeout_s,
-            decode_responses=True,
-            **options,
-        )
+        try:
+            pool = redis.BlockingConnectionPool.from_url(
+                config.url,
+                max_connections=connections,
+                timeout=config.timeout_s,
+                socket_timeout=config.timeout_s,
+                decode_responses=True,
+                **options,
+            )
+            pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but knows every option of a URL
+        except (ValueError, TypeError, redis.RedisError):
+            raise ValueError("the URL can't be used") from None  # without a word of it
         self._redis: Any = redis.Redis(connection_pool=pool)
-        self._scripts = {name: self._redis.register_script(_source("prelude") + _source(name)) for name in _SCRIPTS}
-        self._charge_script = self._redis.register_script(_source("charge"))
-        self._adjust_script = self._redis.register_script(_source("adjust"))
+        self._scripts = {
+            name: self._redis.register_script(head + _source("prelude") + _source(name))
+            for name, head in _SCRIPTS.items()
+        }
+        self._charge_script = self._redis.register_script(_GROWING + _source("charge"))
+        self._reseal_script = self._redis.register_script(_source("reseal"))
+        self._adjust_script = self._redis.register_script(_BOUNDED + _source("adjust"))
 
     def begin(
         self,
@@ -207,13 +219,18 @@ class Store:
         try_id: str,
         rules: Rules,
         source: str = "",
+        is_right: bool = True,
     ) -> Taken:
-        """Use the challenge up after a right code. PASS comes once for each challenge, whoever asks."""
+        """Use the challenge up after a right code. PASS comes once for each challenge, whoever asks.
+
+        is_right: False lets in without one, for [failmode]: the try no longer counts, but nothing else is forgiven.
+        """
         arguments = rules.as_arguments() | {
             "now_ms": now_ms,
             "source": source,
             "challenge_id": challenge_id,
             "try_id": try_id,
+            "is_right": is_right,
         }
         return self._ended("consume", self._run("consume", user_key, session_id, arguments))
 
@@ -266,6 +283,26 @@ class Store:
     def unlock(self, user_key: str) -> None:
         """End a lockout and forget the wrong codes and texts that were counted against the user."""
         self._call(lambda: self._redis.delete(*_user_keys(user_key, "-")[_FIRST_COUNTED_KEY:]))
+
+    # --- Secrets under a new key ---
+
+    def sealed_secrets(self) -> Iterator[tuple[str, str]]:
+        """Every user's key and sealed secret, in no order; one made meanwhile may be missing."""
+        cursor: int = 0
+        while True:
+            found = self._call(functools.partial(self._redis.scan, cursor, match="textgate:{*}:hotp", count=500))
+            cursor, keys = int(found[0]), found[1]
+            for key in keys:
+                sealed = self._call(functools.partial(self._redis.hget, key, "secret"))
+                if sealed:
+                    yield key.removeprefix("textgate:{").removesuffix("}:hotp"), str(sealed)
+            if cursor == 0:
+                return
+
+    def reseal(self, user_key: str, *, former: str, sealed: str) -> bool:
+        """Replace a sealed secret by the same one under another key; False if it has changed meanwhile."""
+        key = _user_keys(user_key, "-")[0]
+        return bool(self._call(lambda: self._reseal_script(keys=[key], args=[former, sealed])))
 
     # --- Budgets that many users share ---
 
@@ -354,7 +391,17 @@ class Store:
             raise StoreUnavailable(f"redis: {type(error).__name__}") from None
 
 
-_SCRIPTS = ("begin", "settle_send", "take_try", "consume", "confirm_wrong", "take_recovery")
+# First lines of scripts (Redis 7). Without one, a full Redis would refuse no script whose first write frees memory.
+# What begins something new is refused then; what ends a login under way is not, for it adds next to nothing.
+_GROWING, _BOUNDED = "#!lua\n", "#!lua flags=allow-oom\n"
+_SCRIPTS = {
+    "begin": _GROWING,
+    "settle_send": _BOUNDED,
+    "take_try": _BOUNDED,
+    "consume": _BOUNDED,
+    "confirm_wrong": _BOUNDED,
+    "take_recovery": _BOUNDED,
+}
 
 
 def _source(name: str) -> str:

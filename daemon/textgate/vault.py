@@ -12,9 +12,13 @@ import base64
 import binascii
 import hashlib
 import hmac
+import itertools
+import os
 import re
 import secrets
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,6 +44,33 @@ class VaultKey:
 def new_key_line(name: str) -> Secret:
     """A line for a key file with a fresh random key. name: 1 to 16 lower-case letters and digits."""
     return Secret(f"{name}:{secrets.token_hex(KEY_BYTES)}")
+
+
+def add_key_line(path: Path) -> str:
+    """Put a fresh key before the others of a key file, which stays as it is if anything fails. Returns its name.
+
+    Raises CredentialError when the file can't be read, is at fault, or can't be replaced.
+    """
+    try:
+        with path.open() as file:
+            former, status = file.read(), os.fstat(file.fileno())
+        names = {key.name for key in parse_keys(Secret(former))}
+        name = next(f"k{number}" for number in itertools.count(1) if f"k{number}" not in names)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                os.fchmod(file.fileno(), status.st_mode & 0o700)
+                file.write(new_key_line(name).reveal() + "\n" + former)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CredentialError(f"{path}: can't be changed: {error.strerror}", hint="run it with sudo") from None
+    return name
 
 
 def parse_keys(text: Secret) -> tuple[VaultKey, ...]:
@@ -95,6 +126,11 @@ class Vault:
             raise VaultError(
                 "a sealed record does not open: it was changed, moved, or sealed with another key of that name"
             ) from None
+
+    @property
+    def current_key(self) -> str:
+        """The name of the key that seals today."""
+        return self._current.name
 
     def is_current(self, record: str) -> bool:
         """Whether the record was sealed under the key that seals today."""

@@ -181,11 +181,13 @@ class Verifier:
 
     def begin(self, session: Session) -> Reply:
         """First step: SKIP if no code is needed, ASK with a text on its way, or DENY."""
-        attempt, verdict = self.resolve(session)
+        account, verdict = self._judge(session)
         if verdict.decision is Decision.SKIP:
+            # Before the phones are looked at: who needs no code gets in while they can't be read.
+            attempt = self._attempt(session, account, verdict, None)
             self._note(Event.BEGIN, "login without a code", attempt, result="skip", reason=verdict.reason)
             return Reply(Word.SKIP, why=Why.NO_CODE_NEEDED)
-        return self.begin_attempt(attempt)
+        return self.begin_attempt(self._with_phone(session, account, verdict))
 
     def check(self, session: Session, untrusted_code: Secret) -> Reply:
         """Second step: PASS for the right code of this very session, else DENY. Every rule is looked at again."""
@@ -221,19 +223,37 @@ class Verifier:
 
     def resolve(self, session: Session) -> tuple[Attempt, Verdict]:
         """Rules and phone of a session. Raises AccountsError or DirectoryError where they can't be read: a denial."""
+        account, verdict = self._judge(session)
+        return self._with_phone(session, account, verdict), verdict
+
+    def _judge(self, session: Session) -> tuple[Account | None, Verdict]:
         account = self._accounts.lookup(session.user)
-        verdict = decide(session, account, self._config)
-        user = account.name if account else None
-        # Looked up for everybody, so that a broken directory shows alike for everybody.
-        phone = self._directory.lookup(user or "")
-        reason = verdict.reason
+        return account, decide(session, account, self._config)
+
+    def _with_phone(self, session: Session, account: Account | None, verdict: Verdict) -> Attempt:
+        """The attempt of a login that must give a code."""
+        # Looked up for all of them, so that a broken directory shows alike for known and unknown users.
+        phone = self._directory.lookup(account.name if account else "")
         if verdict.decision is Decision.REFUSE:
-            phone = None
-        elif phone is None:
-            reason = "no_phone"
-        elif not self.is_allowed_country(phone):
-            phone, reason = None, "country_not_allowed"
-        attempt = Attempt(
+            return self._attempt(session, account, verdict, None)
+        if phone is None:
+            return self._attempt(session, account, verdict, None, reason="no_phone")
+        if not self.is_allowed_country(phone):
+            return self._attempt(session, account, verdict, None, reason="country_not_allowed")
+        return self._attempt(session, account, verdict, phone)
+
+    @staticmethod
+    def _attempt(
+        session: Session,
+        account: Account | None,
+        verdict: Verdict,
+        phone: Msisdn | None,
+        *,
+        reason: str | None = None,
+    ) -> Attempt:
+        """The values of a session as the steps need them. reason: in place of the verdict's."""
+        user = account.name if account else None
+        return Attempt(
             user=user,
             user_key=user_key(user) if user else decoy_key(session.user),
             session_id=session.session_id,
@@ -241,10 +261,9 @@ class Verifier:
             source=session.source,
             phone=phone,
             verdict=verdict,
-            reason=reason,
+            reason=reason or verdict.reason,
             may_recover=verdict.decision is not Decision.REFUSE,
         )
-        return attempt, verdict
 
     def canonical_user(self, untrusted_user: str) -> str | None:
         """The name under which NSS knows a user, or None."""
@@ -462,23 +481,26 @@ class Verifier:
 
     def _compare(self, attempt: Attempt, taken: Taken, try_id: str, typed: Secret) -> Reply:
         is_right = codes.is_equal(typed, self._code(attempt.user_key, taken))
+        # The text may never come: where [failmode] then lets in, it uses the challenge up as a right code does.
+        fails_open = taken.send in AWAY_STATES and self._fails_open(FailKind.GATEWAY, attempt)
         now_ms = self._clock.now_ms()
-        if is_right and attempt.may_pass:
+        if attempt.may_pass and (is_right or fails_open):
             ended = self._store.consume(
                 attempt.user_key,
                 attempt.session_id,
                 now_ms=now_ms,
                 challenge_id=taken.challenge_id,
                 try_id=try_id,
+                is_right=is_right,
                 rules=self._rules,
                 source=source_key(attempt.source),
             )
+            if ended.state is CheckState.PASS and not is_right:
+                return self._fail(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
             if ended.state is CheckState.PASS:
                 self._note(Event.CHECK, "right code", attempt, result="pass", reason="code")
                 return Reply(Word.PASS, why=Why.RIGHT)
         else:
-            if attempt.may_pass and taken.send in AWAY_STATES:
-                return self._fail(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
             ended = self._store.confirm_wrong(
                 attempt.user_key,
                 attempt.session_id,
@@ -539,10 +561,15 @@ class Verifier:
 
     # --- When a part is away ---
 
+    def _fails_open(self, kind: FailKind, attempt: Attempt) -> bool:
+        """Whether [failmode] lets this login in when such a part is away."""
+        decision = apply_failmode(kind, attempt.service, self._config).decision
+        return decision is Decision.SKIP and attempt.may_pass and attempt.has_failmode
+
     def _fail(self, kind: FailKind, attempt: Attempt, safe_word: Word, cause: str) -> Reply:
         """What a failure makes of a login: a denial, unless [failmode] says otherwise for this kind and service."""
         verdict = apply_failmode(kind, attempt.service, self._config)
-        if verdict.decision is Decision.SKIP and attempt.may_pass and attempt.has_failmode:
+        if self._fails_open(kind, attempt):
             self._note(
                 Event.FAIL_OPEN, "LET IN WITHOUT A CODE", attempt, priority=Priority.ALERT, result="pass",
                 reason=verdict.reason, cause=cause,

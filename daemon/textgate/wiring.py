@@ -100,11 +100,7 @@ def build_services(
     """
     vault = load_vault(config, environ)
     gateway = build_gateway(config.gateway, load_gateway_credentials(config, environ))
-    store = Store(
-        config.store,
-        connections=config.daemon.workers + config.gateway.connections + 1,
-        password=_store_password(environ),
-    )
+    store = _build_store(config, environ)
     accounts = accounts or NssAccounts()
     directory = directory or build_directory(config.phones, accounts, on_fault=_fault_reporter(audit))
     sender = former.sender if former else Dispatcher(threads=config.gateway.connections, waiting=SENDS_WAITING)
@@ -123,6 +119,14 @@ def build_services(
         pace=pace,
     )
     return Services(config, store, gateway, sender, vault, pace, verifier)
+
+
+def _build_store(config: Config, environ: Mapping[str, str]) -> Store:
+    connections = config.daemon.workers + config.gateway.connections + 1
+    try:
+        return Store(config.store, connections=connections, password=_store_password(environ))
+    except ValueError:
+        raise ConfigError(config.path, ("[store] url: has a part that redis-py doesn't know",)) from None
 
 
 def _store_password(environ: Mapping[str, str]) -> Secret | None:

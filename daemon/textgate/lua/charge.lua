@@ -7,7 +7,13 @@ local index = math.floor(now / window_ms)
 local current = tonumber(redis.call('HGET', KEYS[1], index) or '0')
 local former = tonumber(redis.call('HGET', KEYS[1], index - 1) or '0')
 local used = current + former * (1 - (now % window_ms) / window_ms)
-if used + math.max(amount, 1) > most then return (index + 1) * window_ms end
+local left = most - math.max(amount, 1)
+if used > left then
+    -- Room comes when enough of the spent has slid out: in this window of the former one's, or in the next of this one's.
+    local start, sliding, staying = index * window_ms, former, current
+    if current > left then start, sliding, staying = start + window_ms, current, 0 end
+    return start + math.ceil(window_ms * math.min(1, 1 - (left - staying) / sliding))
+end
 if amount > 0 then
     redis.call('HINCRBY', KEYS[1], index, amount)
     redis.call('HDEL', KEYS[1], index - 2, index - 3)

@@ -83,7 +83,13 @@ local function count_wrong()
     keep(WRONG)
 end
 
--- Take that count back: the code was right.
+-- Take that count back: nothing was compared after all.
+local function withdraw()
+    redis.call('ZREM', WRONG, arg.try_id)
+    if number(redis.call('HGET', GUARD, 'row')) > 0 then redis.call('HINCRBY', GUARD, 'row', -1) end
+end
+
+-- Take it back and start anew: the code was right.
 local function forgive()
     redis.call('ZREM', WRONG, arg.try_id)
     redis.call('HDEL', GUARD, 'row', 'row_at_ms', 'level')

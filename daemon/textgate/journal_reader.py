@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""Reads textgate's events back from systemd's journal, oldest first.
+
+Anybody can write to the journal under any name, so only entries of root and of the daemon's own user are taken: the
+journal itself notes who wrote (`_UID`).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import pwd
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .audit import IDENTIFIER
+from .errors import TextgateError
+
+HELPER_IDENTIFIER = "textgate-pam-helper"
+DAEMON_USER = "textgate"
+WAIT_US = 1_000_000
+
+_SPAN = re.compile(r"(\d{1,6})\s*([smhdw])")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def parse_since(text: str, now: dt.datetime) -> dt.datetime:
+    """A time to start from: "15m", "2h", "3d" (ago), "today", "yesterday", or "2026-11-24", "2026-11-24 10:30".
+
+    now: the present, aware. Returns an aware time. Raises TextgateError for anything else.
+    """
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    named = {"today": midnight, "yesterday": midnight - dt.timedelta(days=1), "now": now}
+    if text in named:
+        return named[text]
+    span = _SPAN.fullmatch(text.removesuffix(" ago"))
+    if span:
+        return now - dt.timedelta(seconds=int(span[1]) * _UNIT_S[span[2]])
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise TextgateError(
+            "--since can't be read", hint='write "15m", "2h", "3d", "today", "2026-11-24" or "2026-11-24 10:30"'
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=now.tzinfo)
+
+
+def read_events(
+    *, user: str | None = None, since: dt.datetime | None = None, follow: bool = False, file: str | None = None
+) -> Iterator[dict[str, str]]:
+    """Events as TEXTGATE_ fields with MESSAGE, PRIORITY and TIME (ISO 8601, local); those of `user` only, if given.
+
+    follow: go on with new ones as they come. file: a journal file in place of the machine's journal; it is the
+    caller's word that it is textgate's. Raises TextgateError when there is no journal to read.
+    """
+    journal = _journal()
+    reader = journal.Reader(files=[file]) if file else journal.Reader()
+    for identifier in (IDENTIFIER, HELPER_IDENTIFIER):
+        reader.add_match(SYSLOG_IDENTIFIER=identifier)
+    if not file:
+        reader.add_conjunction()
+        for uid in sorted(_trusted_uids()):
+            reader.add_match(_UID=str(uid))
+    if user:
+        reader.add_conjunction()
+        reader.add_match(TEXTGATE_USER=user)
+    if since:
+        reader.seek_realtime(since)
+    else:
+        reader.seek_head()
+    while True:
+        for entry in reader:
+            yield _event(entry)
+        if not follow:
+            return
+        reader.wait(WAIT_US)
+
+
+def _event(entry: Mapping[str, Any]) -> dict[str, str]:
+    """One entry -> its fields that are textgate's."""
+    shown = {name: str(value) for name, value in entry.items() if name.startswith("TEXTGATE_")}
+    moment = entry.get("__REALTIME_TIMESTAMP")
+    when = moment.astimezone().isoformat(timespec="seconds") if isinstance(moment, dt.datetime) else ""
+    message, priority = str(entry.get("MESSAGE", "")), str(entry.get("PRIORITY", ""))
+    return {"TIME": when, "MESSAGE": message, "PRIORITY": priority} | shown
+
+
+def _trusted_uids() -> set[int]:
+    try:
+        return {0, pwd.getpwnam(DAEMON_USER).pw_uid}
+    except KeyError:
+        return {0}
+
+
+def _journal() -> Any:
+    try:
+        from systemd import journal
+    except ImportError:
+        journal = None
+    if not hasattr(journal, "Reader"):
+        raise TextgateError("python3-systemd is not installed", hint="apt install python3-systemd")
+    return journal

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Preloaded by the tests: makes one call that pam_textgate.so makes fail. PAM_FAIL="name:n" picks the n-th call of that
+ * function; calls from elsewhere are let through and not counted. Says "injected" on stderr when it has struck.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <security/pam_modules.h>
+
+extern void *__libc_calloc(size_t count, size_t size);
+
+static int strikes(const char *name, void *caller)
+{
+    static int seen;
+    const char *wanted = getenv("PAM_FAIL");
+    size_t length = strlen(name);
+    Dl_info info;
+
+    if (wanted == NULL || strncmp(wanted, name, length) != 0 || wanted[length] != ':')
+        return 0;
+    if (dladdr(caller, &info) == 0 || strstr(info.dli_fname, "pam_textgate") == NULL)
+        return 0;
+    if (++seen != atoi(wanted + length + 1))
+        return 0;
+    return write(STDERR_FILENO, "injected\n", 9) == 9;
+}
+
+#define CALLER __builtin_return_address(0)
+/* ISO C has no cast from an object pointer to a function pointer; POSIX wants dlsym used this way. */
+#define NEXT(variable, name) *(void **)&(variable) = dlsym(RTLD_NEXT, name)
+
+int pam_get_item(const pam_handle_t *pamh, int type, const void **item)
+{
+    int (*next)(const pam_handle_t *, int, const void **);
+
+    NEXT(next, "pam_get_item");
+    return strikes("pam_get_item", CALLER) ? PAM_BUF_ERR : next(pamh, type, item);
+}
+
+int pam_set_item(pam_handle_t *pamh, int type, const void *item)
+{
+    int (*next)(pam_handle_t *, int, const void *);
+
+    NEXT(next, "pam_set_item");
+    return strikes("pam_set_item", CALLER) ? PAM_BUF_ERR : next(pamh, type, item);
+}
+
+int pam_get_data(const pam_handle_t *pamh, const char *name, const void **data)
+{
+    int (*next)(const pam_handle_t *, const char *, const void **);
+
+    NEXT(next, "pam_get_data");
+    return strikes("pam_get_data", CALLER) ? PAM_SYSTEM_ERR : next(pamh, name, data);
+}
+
+int pam_set_data(pam_handle_t *pamh, const char *name, void *data, void (*cleanup)(pam_handle_t *, void *, int))
+{
+    int (*next)(pam_handle_t *, const char *, void *, void (*)(pam_handle_t *, void *, int));
+
+    NEXT(next, "pam_set_data");
+    return strikes("pam_set_data", CALLER) ? PAM_BUF_ERR : next(pamh, name, data, cleanup);
+}
+
+char *strdup(const char *text)
+{
+    char *(*next)(const char *);
+
+    NEXT(next, "strdup");
+    return strikes("strdup", CALLER) ? NULL : next(text);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    return strikes("calloc", CALLER) ? NULL : __libc_calloc(count, size);
+}
