@@ -13,7 +13,7 @@ import difflib
 import ipaddress
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
@@ -360,6 +360,15 @@ def parse_config(text: str, *, config_path: str) -> Config:
         raise ConfigError(config_path, (_toml_fault(error),), hint="the file is TOML: https://toml.io") from None
     except (ValueError, RecursionError):  # numbers of thousands of digits, brackets in thousands of brackets
         raise ConfigError(config_path, ("not a sensible TOML file: a number or a nesting without end",)) from None
+    return config_from_mapping(document, config_path=config_path)
+
+
+def config_from_mapping(document: Mapping[str, Any], *, config_path: str) -> Config:
+    """Check a configuration that is in memory.
+
+    document: what the TOML file would hold, {"codes": {"tries": 2}, …}. config_path: its name for messages.
+    Raises ConfigError with every fault found, each led by its [section] key.
+    """
     faults = [f"[{key}]: no such section{_suggestion(key, SECTIONS)}" for key in document if key not in SECTIONS]
     sections: dict[str, Any] = {}
     for section, kind in SECTIONS.items():
@@ -396,7 +405,8 @@ def _cross_faults(config: Config) -> Iterator[str]:
     gateway, limits = config.gateway, config.limits
     if gateway.api == "messaging" and gateway.auth == "oauth1":
         yield '[gateway] auth: must be "token" with api = "messaging", which knows no OAuth'
-    if gateway.priority in ("URGENT", "VERY_URGENT") and gateway.message_class != "premium":
+    is_dear = gateway.priority in ("URGENT", "VERY_URGENT")
+    if gateway.api == "rest" and is_dear and gateway.message_class != "premium":
         yield '[gateway] priority: the urgent two need message_class = "premium"'
     if gateway.connect_timeout_s > gateway.total_timeout_s:
         yield "[gateway] connect_timeout_s: must not be longer than total_timeout_s"

@@ -384,7 +384,7 @@ def parse_date(value: str | None) -> float | None:
     try:
         moment = email.utils.parsedate_to_datetime(value)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, TypeError, IndexError, OverflowError):  # the library lets out all of these
         return None
 
 
@@ -433,7 +433,7 @@ def _amount(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         return None
     if isinstance(value, Decimal):
-        # An exponent such as 1e999999 would be a megabyte of digits in plain notation.
+        # An exponent such as 1e999999999 would be a gigabyte of digits in plain notation.
         value = f"{value:f}" if -12 <= value.as_tuple().exponent <= 12 else ""  # type: ignore[operator]
     written = str(value) if not isinstance(value, int) or abs(value) < 10**12 else ""
     return Decimal(written) if _AMOUNT.fullmatch(written) else None
