@@ -44,6 +44,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._counter: Counter[str] = Counter()
+        self._passed_at: dict[str, float] = {}
         self._lock = threading.Lock()
         self.started_at = time.time()
 
@@ -51,6 +52,16 @@ class Counts:
         """Count one."""
         with self._lock:
             self._counter[name] += 1
+
+    def note_pass(self, service: str) -> None:
+        """Remember that a right code was given in a PAM service just now."""
+        with self._lock:
+            self._passed_at[service] = time.time()
+
+    def passed_at(self, service: str) -> float | None:
+        """Unix time of the last right code in a service since the start; None if there was none."""
+        with self._lock:
+            return self._passed_at.get(service)
 
     def read(self) -> dict[str, int]:
         """All counts, by name."""
@@ -336,9 +347,15 @@ def _known_user(call: Call) -> str:
     return user
 
 
+def _last_pass(call: Call) -> dict[str, Any]:
+    """When the last right code was given in a PAM service, since the daemon's start."""
+    return {"at": call.daemon.counts.passed_at(call.text("service", USER_MAX_LENGTH))}
+
+
 VERBS: Mapping[str, AdminVerb] = {
     "status": AdminVerb(_status, frozenset(), is_root_only=False),
     "unlock": AdminVerb(_unlock, frozenset({"user"}), is_root_only=False),
+    "last-pass": AdminVerb(_last_pass, frozenset({"service"}), is_root_only=True),
     "recovery": AdminVerb(_recovery, frozenset({"user"}), is_root_only=True),
     "reload": AdminVerb(_reload, frozenset(), is_root_only=True),
     "reseal": AdminVerb(_reseal, frozenset(), is_root_only=True),

@@ -3,85 +3,24 @@
 
 from __future__ import annotations
 
-import functools
 import getpass
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import click
 
-from . import __version__, admin_client, wiring
-from .config import DEFAULT_PATH, Config
+from . import __version__, cli_pam, cli_setup, wiring
+from .cli_base import Context, command
+from .config import DEFAULT_PATH
 from .errors import CredentialError, DirectoryError, ExitCode, RefusedError, TextgateError
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 EPILOG = """Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or credentials, 4 textgated can't be reached,
-5 refused (wrong code, throttled, not sent)."""
+5 refused (wrong code, throttled, not sent), 6 done with warnings (doctor)."""
 ENROL_TRIES = 3
-
-
-class Context:
-    """What the options before the command say."""
-
-    def __init__(self, config_path: str, is_json: bool) -> None:
-        self.config_path = config_path
-        self.is_json = is_json
-
-    @functools.cached_property
-    def config(self) -> Config:
-        """The configuration. Raises ConfigError."""
-        return wiring.load_config(self.config_path)
-
-    def ask_daemon(self, verb: str, **arguments: object) -> dict[str, Any]:
-        """Call a verb of the admin socket."""
-        return admin_client.call(self.config.daemon.admin_socket, verb, **arguments)
-
-    def say(self, text: str) -> None:
-        """A line for a person; nothing with --json."""
-        if not self.is_json:
-            click.echo(text)
-
-    def result(self, data: Mapping[str, Any]) -> None:
-        """The result, with --json only."""
-        if self.is_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
-
-
-def command(function: F) -> F:
-    """Give a command --json behind its name too, and turn our exceptions into messages and exit codes."""
-
-    @click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")
-    @click.pass_obj
-    @functools.wraps(function)
-    def run(context: Context, *arguments: Any, is_json_here: bool, **options: Any) -> None:
-        context.is_json = context.is_json or is_json_here
-        try:
-            function(context, *arguments, **options)
-        except TextgateError as error:
-            fail(context, error)
-
-    return run  # type: ignore[return-value]
-
-
-def fail(context: Context, error: TextgateError) -> NoReturn:
-    """Say what happened and what to do, and end with the error's exit code."""
-    if context.is_json:
-        faults = list(getattr(error, "faults", []))
-        report = {"message": error.message, "hint": error.hint} | ({"faults": faults} if faults else {})
-        click.echo(json.dumps({"error": report}, ensure_ascii=False))
-    else:
-        faults = list(getattr(error, "faults", []))
-        for line in [f"{getattr(error, 'path', '')}: {fault}" for fault in faults] or [error.message]:
-            click.echo(f"textgate: error: {line}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-    sys.exit(error.exit_code)
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,6 +35,10 @@ def main(click_context: click.Context, config_path: str, is_json: bool) -> None:
     click_context.obj = Context(config_path, is_json)
 
 
+main.add_command(cli_pam.pam)
+main.add_command(cli_setup.setup)
+
+
 @main.command("check-config")
 @command
 def check_config(context: Context) -> None:
@@ -107,12 +50,13 @@ def check_config(context: Context) -> None:
     faults: list[str] = []
     phones: Any = None
     for check in (
-        lambda: wiring.load_gateway_credentials(config, os.environ),
+        lambda: wiring.build_sending_gateway(config, os.environ),
         lambda: wiring.load_vault(config, os.environ),
+        lambda: wiring.build_store(config, os.environ),
     ):
         try:
             check()
-        except CredentialError as error:
+        except TextgateError as error:
             faults.append(f"{error.message} ({error.hint})" if error.hint else error.message)
     if "file" in config.phones.sources:
         try:
@@ -175,12 +119,48 @@ def _gateway_words(gateway: Mapping[str, Any]) -> str:
     return f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()
 
 
-@main.command("send-test")
-@click.argument("number")
+@main.command()
 @command
-def send_test(context: Context, number: str) -> None:
-    """Text a sentence without a code to NUMBER, to prove that the gateway works."""
-    result = context.ask_daemon("send-test", number=number)
+def doctor(context: Context) -> None:
+    """Look at everything a login needs, and name the command that mends what is wrong.
+
+    Exit code 0: all is well; 6: warnings only; 1: something would keep people out, or let somebody in.
+    """
+    from .doctor import Level, Machine, examine
+
+    findings = examine(Machine(context.config_path))
+    worst = max((finding.level for finding in findings), default=Level.OK)
+    context.result(
+        {
+            "worst": worst.name.lower(),
+            "findings": [
+                {
+                    "check": finding.check,
+                    "level": finding.level.name.lower(),
+                    "message": finding.message,
+                    "remedy": finding.remedy,
+                }
+                for finding in findings
+            ],
+        }
+    )
+    marks = {Level.OK: "ok     ", Level.WARNING: "warning", Level.FAILURE: "FAILURE"}
+    for finding in findings:
+        context.say(f"{marks[finding.level]}  {finding.check:12} {finding.message}")
+        if finding.remedy and finding.level is not Level.OK:
+            context.say(f"{'':23}-> {finding.remedy}")
+    sys.exit({Level.OK: ExitCode.OK, Level.WARNING: ExitCode.WARNINGS, Level.FAILURE: ExitCode.FAILURE}[worst])
+
+
+@main.command("send-test")
+@click.argument("number", required=False)
+@command
+def send_test(context: Context, number: str | None) -> None:
+    """Text a sentence without a code to NUMBER, to prove that the gateway works.
+
+    Without NUMBER it is asked for: what is in a command line is seen by all users of the machine.
+    """
+    result = context.ask_daemon("send-test", number=number or _ask_number())
     context.result(result)
     price = f", cost {result['cost']} {result['currency'] or ''}".rstrip() if result["cost"] else ""
     if result["outcome"] == "sent":
@@ -192,15 +172,16 @@ def send_test(context: Context, number: str) -> None:
 
 @main.command()
 @click.argument("user")
-@click.argument("number")
+@click.argument("number", required=False)
 @click.option(
     "--code-stdin", is_flag=True, help="read the code from standard input instead of asking on the terminal"
 )
 @command
-def enrol(context: Context, user: str, number: str, code_stdin: bool) -> None:
+def enrol(context: Context, user: str, number: str | None, code_stdin: bool) -> None:
     """Give USER the phone NUMBER, after a code texted to it was typed here.
 
-    NUMBER is written with + and the country code, in quotes if it has spaces: "+45 12 34 56 78".
+    NUMBER is written with + and the country code, in quotes if it has spaces: "+45 12 34 56 78". Without it, it is
+    asked for: what is in a command line is seen by all users of the machine.
     """
     from .directory import set_phone
     from .msisdn import parse_msisdn
@@ -212,18 +193,19 @@ def enrol(context: Context, user: str, number: str, code_stdin: bool) -> None:
         raise TextgateError(
             'the phones file is not used: "file" is not in [phones] sources', hint="change the number there"
         )
+    number = number or _ask_number()
     phone = parse_msisdn(number, config.phones.default_region)
     begun = context.ask_daemon("prove-begin", user=user, number=number)
     context.say(f"{begun['text'].rstrip('.')} ({begun['phone']}).")
     _warn_if_unknown(context, begun)
-    _prove(context, code_stdin, user=user, number=number, session_id=begun["session_id"])
+    prove_number(context, code_stdin, user=user, number=number, session_id=begun["session_id"])
     user = begun["user"]  # the name that logins go by, which may differ from what was typed
     set_phone(config.phones.file, user, phone)
     context.result({"user": user, "phone": phone.masked, "is_enrolled": True})
     context.say(f"{user} is enrolled with {phone.masked}.")
 
 
-def _prove(context: Context, code_stdin: bool, **arguments: object) -> None:
+def prove_number(context: Context, code_stdin: bool, **arguments: object) -> None:
     """Ask for the texted code until it is right. Raises RefusedError after too many wrong ones."""
     text = "no code was given"
     for _ in range(ENROL_TRIES):
@@ -236,6 +218,17 @@ def _prove(context: Context, code_stdin: bool, **arguments: object) -> None:
         text = checked["text"].rstrip(".")
         context.say(checked["text"])
     raise RefusedError(f"the number was not proved: {text}", hint="nothing was changed; start again")
+
+
+def _ask_number() -> str:
+    """The number of a phone, from the terminal or the first line of standard input. Raises RefusedError for none."""
+    click.echo("Number: ", nl=False, err=True)
+    number = sys.stdin.readline().strip()
+    if not number:
+        raise RefusedError(
+            "no number was given", hint='write it with + and the country code, such as "+45 12 34 56 78"'
+        )
+    return number
 
 
 def _warn_if_unknown(context: Context, result: Mapping[str, Any]) -> None:
@@ -398,6 +391,8 @@ def log(context: Context, follow: bool, user: str | None, since: str | None, fil
             context.say(f"{event['TIME']} {event['MESSAGE']}")
     except KeyboardInterrupt:
         return
+    except BrokenPipeError:  # `textgate log | head` has seen enough
+        raise
     except OSError as error:
         raise TextgateError(f"the journal can't be read: {error.strerror}", hint="run it with sudo") from None
 

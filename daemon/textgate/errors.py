@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     CONFIG = 3
     DAEMON_AWAY = 4
     REFUSED = 5
+    WARNINGS = 6
 
 
 class TextgateError(Exception):

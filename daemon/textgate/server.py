@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import grp
 import os
+import select
 import selectors
 import signal
 import socket
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__, admin, texts, wiring
+from . import __version__, admin, memory, texts, wiring
 from .audit import Audit, Event, Priority, choose_sink
 from .config import DEFAULT_PATH, Config, DaemonConfig
 from .dispatcher import Dispatcher
@@ -199,12 +200,18 @@ class Server:
             return Reply(Word.DENY, texts.BUSY)
         services = self._services
         try:
-            request = parse_request(read_request(connection, self._config.read_timeout_s))
+            untrusted = read_request(connection, self._config.read_timeout_s)
+            if has_gone(connection):
+                raise ProtocolError("gone")
+            request = parse_request(untrusted)
             session = build_session(request.fields, services.config.services.ssh)
             if request.fields.get("PAM_TYPE") != "auth":
                 raise ProtocolError("pam_type")
             if request.verb is Verb.CHECK and request.code is not None:
-                return services.verifier.check(session, request.code)
+                reply = services.verifier.check(session, request.code)
+                if reply.word is Word.PASS:
+                    self.counts.note_pass(session.service)
+                return reply
             return services.verifier.begin(session)
         except ProtocolError as error:
             self.counts.add("protocol_error")
@@ -267,6 +274,16 @@ def read_request(connection: socket.socket, timeout_s: float) -> bytes:
             return bytes(received)
         received += chunk
     raise ProtocolError("too_long")
+
+
+def has_gone(connection: socket.socket) -> bool:
+    """Whether the peer has closed its end altogether, not only for writing: nobody will hear the answer.
+
+    What a helper asked that gave up in the line must not text anybody, nor use up the code that is typed next.
+    """
+    poll = select.poll()
+    poll.register(connection, 0)  # a hang-up is always told
+    return bool(poll.poll(0))
 
 
 def _accept_all(listener: socket.socket, on_error: Callable[[OSError], None]) -> Iterator[socket.socket]:
@@ -436,6 +453,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(config_path: str, audit: Audit) -> None:
+    memory.keep_private()  # before there is anything to keep
     config: Config = wiring.load_config(config_path)
     services = wiring.build_services(config, audit, os.environ)
     listeners = open_listeners(config.daemon)

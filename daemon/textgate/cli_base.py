@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""What every command of `textgate` shares: its options, its ways to say things, and its errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from . import admin_client, wiring
+from .config import Config
+from .errors import TextgateError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Context:
+    """What the options before the command say."""
+
+    def __init__(self, config_path: str, is_json: bool) -> None:
+        self.config_path = config_path
+        self.is_json = is_json
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The configuration. Raises ConfigError."""
+        return wiring.load_config(self.config_path)
+
+    def ask_daemon(self, verb: str, **arguments: object) -> dict[str, Any]:
+        """Call a verb of the admin socket."""
+        return admin_client.call(self.config.daemon.admin_socket, verb, **arguments)
+
+    def say(self, text: str) -> None:
+        """A line for a person; nothing with --json."""
+        if not self.is_json:
+            click.echo(text)
+
+    def result(self, data: Mapping[str, Any]) -> None:
+        """The result, with --json only."""
+        if self.is_json:
+            click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def command(function: F) -> F:
+    """Give a command --json behind its name too, and turn our exceptions into messages and exit codes."""
+
+    @click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")
+    @click.pass_obj
+    @functools.wraps(function)
+    def run(context: Context, *arguments: Any, is_json_here: bool, **options: Any) -> None:
+        context.is_json = context.is_json or is_json_here
+        try:
+            function(context, *arguments, **options)
+        except TextgateError as error:
+            fail(context, error)
+
+    return run  # type: ignore[return-value]
+
+
+def fail(context: Context, error: TextgateError) -> NoReturn:
+    """Say what happened and what to do, and end with the error's exit code."""
+    if context.is_json:
+        faults = list(getattr(error, "faults", []))
+        report = {"message": error.message, "hint": error.hint} | ({"faults": faults} if faults else {})
+        click.echo(json.dumps({"error": report}, ensure_ascii=False))
+    else:
+        faults = list(getattr(error, "faults", []))
+        for line in [f"{getattr(error, 'path', '')}: {fault}" for fault in faults] or [error.message]:
+            click.echo(f"textgate: error: {line}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+    sys.exit(error.exit_code)
