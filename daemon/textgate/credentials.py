@@ -8,6 +8,7 @@ fallback file is checked for owner and mode. No message holds anything of a cont
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import stat
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from .errors import CredentialError
 from .secret import Secret
 
 MAX_BYTES = 64 * 1024
+DAEMON_USER = "textgate"
 DIRECTORY_VARIABLE = "CREDENTIALS_DIRECTORY"  # systemd.exec(5)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -30,7 +32,8 @@ def load_credential(
     """Read a credential: UTF-8 text, one line feed at its end dropped.
 
     name: as in LoadCredential=. fallback_path: read if systemd passed no credential of that name.
-    environ: the process's environment. trusted_uids: who may own the file; root and this process by default.
+    environ: the process's environment. trusted_uids: who may own the file; by default root, this process's user and
+    the daemon's, so that root's `textgate check-config` takes what the daemon takes.
     Raises CredentialError that names the file and what to do: missing, not a plain file, someone else's,
     open to others (more than 0600), larger than 64 KiB, not UTF-8, empty.
     """
@@ -42,7 +45,7 @@ def load_credential(
         content = _read(path, None)
         if content is not None:
             return _secret(path, content)
-    owners = frozenset({0, os.geteuid()}) if trusted_uids is None else trusted_uids
+    owners = _usual_owners() if trusted_uids is None else trusted_uids
     content = _read(fallback_path, owners)
     if content is None:
         raise CredentialError(
@@ -50,6 +53,13 @@ def load_credential(
             hint=f"make it (mode 0600), or set LoadCredential={name}:… for the service",
         )
     return _secret(fallback_path, content)
+
+
+def _usual_owners() -> frozenset[int]:
+    try:
+        return frozenset({0, os.geteuid(), pwd.getpwnam(DAEMON_USER).pw_uid})
+    except KeyError:  # a program that uses the API, on a machine without the daemon
+        return frozenset({0, os.geteuid()})
 
 
 def _read(path: str, owners: frozenset[int] | None) -> bytes | None:

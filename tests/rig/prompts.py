@@ -60,8 +60,8 @@ SU = Way("su", lambda person, command: su(BOB if person != BOB else ALICE, perso
 def refuse_to_answer(terminal: Terminal, key: str) -> int:
     """Press a key at this prompt and at each that follows, until the program ends; answers its exit status.
 
-    A program that shows its prompt before it reads can lose a Ctrl-C that comes in between, as sudo does; people press
-    it again then, and so does this.
+    A program that shows its prompt before it reads can lose a Ctrl-C that comes in between, as sudo does; people
+    press it again then, and so does this.
     """
     for _ in range(PROMPTS_MAX):
         terminal.press(key)
