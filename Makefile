@@ -12,7 +12,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 RUNTIME_PACKAGES := python3 python3-click python3-cryptography python3-oauthlib python3-phonenumbers python3-pampy python3-pyotp \
 	python3-redis python3-requests python3-requests-oauthlib python3-rich python3-systemd
 DEMO_PACKAGES := gcc libc6-dev libpam0g-dev openssh-client openssh-server passwd redis-server sudo tmux util-linux procps
-TEST_PACKAGES := python3-venv pamtester rsync iproute2
+TEST_PACKAGES := chromium chromium-driver gdb iproute2 pamtester python3-flask python3-selenium python3-venv rsync \
+	systemd-journal-remote
 
 .PHONY: help
 help: ## list the targets
@@ -62,6 +63,11 @@ integration: venv build-pam ## real sshd, sudo, su and PAM in a mount namespace 
 fix: venv ## let ruff mend what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+.PHONY: bench sim fuzz
+bench: apt-test venv build-pam ## what textgate costs a login and a machine (root); BENCH=--quick: in a minute
+	@packaging/ensure-packages libpam-oath libpam-google-authenticator
+	PYTHONPATH=$(abspath tests) $(WORLD) $(abspath $(PY)) -m bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove everything that was built

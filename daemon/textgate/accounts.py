@@ -25,7 +25,14 @@ class AccountsError(TextgateError):
 
 
 class NssAccounts:
-    """Looks up users through NSS. Holds nothing, so any thread may use it; each call may wait for a server."""
+    """Looks up users through NSS. Any thread may use it; each call may wait for a server.
+
+    with_groups: False where no rule names a group: then nobody's groups are asked for, which is the dear part
+    (Debian's `group: files systemd` looks into some fifty places), and every account is without any.
+    """
+
+    def __init__(self, *, with_groups: bool = True) -> None:
+        self._with_groups = with_groups
 
     def lookup(self, user: str) -> Account | None:
         """The account of a user, under its canonical name, or None if there is none.
@@ -43,7 +50,7 @@ class NssAccounts:
             raise AccountsError("the user database can't be read") from None
         if not is_askable(entry.pw_name):
             return None
-        groups, has_unnamed_groups = _groups(entry)
+        groups, has_unnamed_groups = _groups(entry) if self._with_groups else (frozenset[str](), False)
         return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_gecos, has_unnamed_groups)
 
 

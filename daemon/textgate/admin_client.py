@@ -48,7 +48,7 @@ def call(socket_path: str, verb: str, **arguments: object) -> dict[str, Any]:
 
 def _read(answer: bytes) -> dict[str, Any]:
     if not answer:
-        raise DaemonUnavailable("textgated closed the connection", hint="see: journalctl -u textgate")
+        raise DaemonUnavailable("textgated closed the connection", hint="see: journalctl -u textgated")
     try:
         reply = json.loads(answer)
         if reply["v"] != VERSION:

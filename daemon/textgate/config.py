@@ -241,10 +241,14 @@ class LimitsConfig:
     wrong_in_a_row: int = option(5, integer(1, 100), "wrong codes in a row, over all sessions, before a lockout")
     lockout_s: int = option(300, integer(1, 86400), "first lockout; each further one lasts twice as long")
     lockout_max_s: int = option(86400, integer(1, 604800), "longest lockout")
-    wrong_per_day: int = option(20, integer(1, 1000), "wrong codes of one user in any 24 hours")
+    wrong_per_day: int = option(
+        20, integer(1, 1000), "wrong codes of one user in any 24 hours; two fifths of them from one place"
+    )
     send_spacing_s: int = option(30, integer(0, 3600), "time between two texts to one user while none was answered")
     sends_per_15_minutes: int = option(5, integer(1, 1000), "unanswered texts to one user in any 15 minutes")
-    sends_per_day: int = option(20, integer(1, 10000), "texts to one user in any 24 hours")
+    sends_per_day: int = option(
+        20, integer(1, 10000), "unanswered texts to one user in any 24 hours; two fifths of them from one place"
+    )
     sends_per_phone_per_day: int = option(30, integer(1, 100_000), "texts to one number in a day, over all users")
     sends_per_source_per_hour: int = option(60, integer(1, 1_000_000), "texts asked for from one address in an hour")
     sends_per_host_per_minute: int = option(120, integer(1, 1_000_000), "texts asked for by one machine in a minute")

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import requests
+from oauthlib.oauth1 import Client
 from requests.auth import AuthBase
 from requests_oauthlib import OAuth1
 
@@ -67,6 +68,9 @@ VENDOR_HOSTS = ("gatewayapi.com", "gatewayapi.eu")  # their Messaging API lives 
 # At level DEBUG these write headers, keys and bodies; a debugging root logger must not make them.
 for _name in ("oauthlib", "requests_oauthlib", "requests", "urllib3"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+
+# No compression: an answer is small, and a bomb would be, too.
+_HEADERS = {"User-Agent": f"textgate/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 
 _MSISDN = re.compile(r"[1-9][0-9]{4,14}")
 _USERREF = re.compile(r"[0-9A-Za-z._:-]{1,64}")
@@ -129,9 +133,8 @@ class _HttpGateway(ABC):
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
-        self._sessions = _SessionPool(
-            auth=_authentication(config, credentials), tls=_trust(ca_file), config=config, clock=clock
-        )
+        self._auth = _authentication(config, credentials)
+        self._connections = _ConnectionPool(tls=_trust(ca_file), config=config, clock=clock)
 
     def send(self, msisdn: str, text: Secret, *, validity_s: int, userref: str) -> SendResult:
         """See `Gateway.send`."""
@@ -157,7 +160,7 @@ class _HttpGateway(ABC):
 
     def close(self) -> None:
         """See `Gateway.close`."""
-        self._sessions.close()
+        self._connections.close()
 
     @staticmethod
     def _platform(url: str) -> str:
@@ -218,13 +221,14 @@ class _HttpGateway(ABC):
     def _exchange(
         self, method: str, path: str, payload: Mapping[str, Any] | None, deadline_at: float
     ) -> _Answer | TransportFault:
-        """One exchange on a session of its own. Anything unexpected becomes an INTERNAL fault."""
-        with self._sessions.borrow() as session:
-            session.adapter.begin(deadline_at)
+        """One exchange on a connection of its own. Anything unexpected becomes an INTERNAL fault."""
+        with self._connections.borrow() as adapter:
+            adapter.begin(deadline_at)
             try:
-                response = session.http.request(
-                    method, self._base_url + path, json=payload, allow_redirects=False, stream=True
-                )
+                # No Session of requests: it would add environment, cookies and redirects, all unwanted here.
+                request = requests.PreparedRequest()
+                request.prepare(method, self._base_url + path, headers=_HEADERS, json=payload, auth=self._auth)
+                response = adapter.send(request)
                 return _Answer(
                     response.status_code,
                     response.content,
@@ -234,7 +238,7 @@ class _HttpGateway(ABC):
             except TransportFault as fault:
                 return fault.with_traceback(None)  # its frames hold the request
             except Exception:  # its message may quote headers: it goes no further
-                return TransportFault(SendReason.INTERNAL, has_sent=session.adapter.has_sent)
+                return TransportFault(SendReason.INTERNAL, has_sent=adapter.has_sent)
 
 
 class RestGateway(_HttpGateway):
@@ -297,70 +301,51 @@ class _Answer(NamedTuple):
     retry_after: str | None
 
 
-class _Session(NamedTuple):
-    http: Any  # requests.Session
-    adapter: DeadlineAdapter
-
-
-class _SessionPool:
-    """Sessions, each for one borrower at a time, for requests' are not for several threads.
+class _ConnectionPool:
+    """Adapters, which hold a connection each, for one borrower at a time.
 
     The last one given back is borrowed first, so under light load a few connections stay warm. The number
     of borrowers, hence of connections, is the caller's to bound ([gateway] connections).
     """
 
-    def __init__(
-        self, *, auth: AuthBase, tls: ssl.SSLContext, config: GatewayConfig, clock: Callable[[], float]
-    ) -> None:
-        self._auth = auth
+    def __init__(self, *, tls: ssl.SSLContext, config: GatewayConfig, clock: Callable[[], float]) -> None:
         self._tls = tls
         self._config = config
         self._clock = clock
         self._lock = threading.Lock()
-        self._idle: list[_Session] = []
+        self._idle: list[DeadlineAdapter] = []
         self._is_closed = False
 
     @contextmanager
-    def borrow(self) -> Iterator[_Session]:
-        """A session for one exchange."""
+    def borrow(self) -> Iterator[DeadlineAdapter]:
+        """An adapter for one exchange."""
         with self._lock:
-            session = self._idle.pop() if self._idle else None
-        session = session or self._new_session()
+            adapter = self._idle.pop() if self._idle else None
+        adapter = adapter or self._new_adapter()
         try:
-            yield session
+            yield adapter
         finally:
             with self._lock:
                 for other in self._idle:
-                    other.adapter.close_if_stale()
-                self._idle.append(session)
+                    other.close_if_stale()
+                self._idle.append(adapter)
                 if self._is_closed:
-                    session.adapter.close()
+                    adapter.close()
 
     def close(self) -> None:
         """Close all connections: idle ones now, the others after their exchange."""
         with self._lock:
             self._is_closed = True
-            for session in self._idle:
-                session.adapter.close()
+            for adapter in self._idle:
+                adapter.close()
 
-    def _new_session(self) -> _Session:
-        adapter = DeadlineAdapter(
+    def _new_adapter(self) -> DeadlineAdapter:
+        return DeadlineAdapter(
             connect_timeout_s=self._config.connect_timeout_s,
             read_timeout_s=self._config.read_timeout_s,
             tls=self._tls,
             clock=self._clock,
         )
-        http = requests.Session()
-        http.trust_env = False  # no proxies, CA bundles or .netrc of the environment
-        http.auth = self._auth
-        http.headers.clear()
-        # No compression: an answer is small, and a bomb would be, too.
-        http.headers.update(
-            {"User-Agent": f"textgate/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
-        )
-        http.mount("https://", adapter)
-        http.mount("http://", adapter)  # this very machine, for tests; the configuration allows no other
-        return _Session(http, adapter)
 
 
 class _TokenAuth(AuthBase):
@@ -380,8 +365,15 @@ def _authentication(config: GatewayConfig, credentials: GatewayCredentials) -> A
         return _TokenAuth(_usable(credentials.token, "token"))
     key, secret = _usable(credentials.key, "key"), _usable(credentials.secret, "secret")
     # HMAC-SHA1 over method, address and OAuth parameters: RFC 5849 leaves a JSON body unsigned, TLS guards it.
-    oauth: AuthBase = OAuth1(key.reveal(), client_secret=secret.reveal())
+    oauth: AuthBase = OAuth1(key.reveal(), client_secret=secret.reveal(), client_class=_QuietClient)
     return oauth
+
+
+class _QuietClient(Client):  # type: ignore[misc]  # oauthlib has no types
+    """oauthlib's own would show the key in its `repr`."""
+
+    def __repr__(self) -> str:
+        return "<oauth client>"
 
 
 def _usable(credential: Secret | None, name: str) -> Secret:

@@ -118,6 +118,11 @@ RULES: tuple[tuple[Applies, Verdict], ...] = (
 )
 
 
+def names_groups(config: Config) -> bool:
+    """Whether any of `RULES` asks for groups, so that an account must have them."""
+    return bool(config.refused.groups or config.exempt.groups or config.required.groups)
+
+
 def decide(session: Session, account: Account | None, config: Config) -> Verdict:
     """What the configuration says of a login: refuse it, let it in without a code, or require one.
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
 from .config import StoreConfig
@@ -55,8 +56,10 @@ class CheckState(Enum):
 class Begun:
     """Answer of `begin`. NEW and LIVE have a challenge; THROTTLED and LOCKED say until when.
 
-    until_ms: Unix time in milliseconds. row: name of the limit that throttles. is_live: with THROTTLED, whether the
-    session's last code still works. sealed: the user's secret as the vault sealed it.
+    until_ms: Unix time in milliseconds. row: name of the limit that throttles or locks. is_live: with THROTTLED,
+    whether the session's last code still works; with NEW, whether it does again if this text is refused. is_stranger:
+    with NEW, whether the login comes from an address that no right code came from. sealed: the user's secret as the
+    vault sealed it.
     """
 
     state: BeginState
@@ -67,11 +70,12 @@ class Begun:
     until_ms: int = 0
     row: str = ""
     is_live: bool = False
+    is_stranger: bool = False
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Answer of `take_try`; only TRY has a challenge to compare with."""
+    """Answer of a step of a check; only TRY has a challenge to compare with. row: name of the limit that locks."""
 
     state: CheckState
     challenge_id: str = ""
@@ -80,6 +84,7 @@ class Taken:
     tries_left: int = 0
     send: str = ""
     until_ms: int = 0
+    row: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,9 @@ class Store:
             name: self._redis.register_script(head + _source("prelude") + _source(name))
             for name, head in _SCRIPTS.items()
         }
-        self._charge_script = self._redis.register_script(_GROWING + _source("charge"))
+        self._charge_script = self._redis.register_script(_GROWING + _source("slices") + _source("charge"))
         self._reseal_script = self._redis.register_script(_source("reseal"))
-        self._adjust_script = self._redis.register_script(_BOUNDED + _source("adjust"))
+        self._adjust_script = self._redis.register_script(_BOUNDED + _source("slices") + _source("adjust"))
 
     def begin(
         self,
@@ -166,17 +171,38 @@ class Store:
         match answer:
             case ["need_secret"]:
                 return None
-            case ["locked", int(until_ms)]:
-                return Begun(BeginState.LOCKED, until_ms=until_ms)
+            case ["locked", int(until_ms), str(row)]:
+                return Begun(BeginState.LOCKED, until_ms=until_ms, row=row)
             case ["throttled", int(until_ms), str(row), int(is_live)]:
                 return Begun(BeginState.THROTTLED, until_ms=until_ms, row=row, is_live=bool(is_live))
-            case ["new" | "live" as state, str(found_id), int(counter), str(found_sealed), str(send)]:
-                return Begun(BeginState(state), found_id, counter, found_sealed, send)
+            case ["live", str(found_id), int(counter), str(found_sealed), str(send)]:
+                return Begun(BeginState.LIVE, found_id, counter, found_sealed, send)
+            case ["new", str(found_id), int(counter), str(found_sealed), int(is_live), int(is_stranger)]:
+                return Begun(
+                    BeginState.NEW,
+                    found_id,
+                    counter,
+                    found_sealed,
+                    "pending",
+                    is_live=bool(is_live),
+                    is_stranger=bool(is_stranger),
+                )
         raise StoreUnavailable("the store's begin script gave an unknown answer")
 
-    def settle_send(self, user_key: str, session_id: str, *, challenge_id: str, send: str, is_refused: bool) -> None:
-        """Note how the text of a challenge ended; a refused one is given back to the send limits."""
-        arguments = {"now_ms": 0, "source": "", "challenge_id": challenge_id, "send": send, "is_refused": is_refused}
+    def settle_send(
+        self, user_key: str, session_id: str, *, challenge_id: str, send: str, is_refused: bool, source: str = ""
+    ) -> None:
+        """Note how the text of a challenge ended.
+
+        A refused one is given back to the send limits, and the code that it was to replace goes on.
+        """
+        arguments = {
+            "now_ms": 0,
+            "source": source,
+            "challenge_id": challenge_id,
+            "send": send,
+            "is_refused": is_refused,
+        }
         self._run("settle_send", user_key, session_id, arguments)
 
     def take_try(
@@ -199,8 +225,8 @@ class Store:
         }
         answer = self._run("take_try", user_key, session_id, arguments)
         match answer:
-            case ["locked", int(until_ms)]:
-                return Taken(CheckState.LOCKED, until_ms=until_ms)
+            case ["locked", int(until_ms), str(row)]:
+                return Taken(CheckState.LOCKED, until_ms=until_ms, row=row)
             case ["none"]:
                 return Taken(CheckState.NONE)
             case ["spent", str(send)]:
@@ -282,7 +308,13 @@ class Store:
 
     def unlock(self, user_key: str) -> None:
         """End a lockout and forget the wrong codes and texts that were counted against the user."""
-        self._call(lambda: self._redis.delete(*_user_keys(user_key, "-")[_FIRST_COUNTED_KEY:]))
+
+        def forget() -> None:
+            places = ("", *self._redis.zrange(_user_keys(user_key, "-")[_KNOWN_KEY], 0, -1))
+            counted = {key for place in places for key in _user_keys(user_key, "-", place)[_FIRST_COUNTED_KEY:]}
+            self._redis.delete(*counted)
+
+        self._call(forget)
 
     # --- Secrets under a new key ---
 
@@ -313,40 +345,27 @@ class Store:
         one atomic step; a text that finds one used up gives back what it took from the others.
         """
 
-        def run() -> list[int]:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for budget in budgets:
-                    self._charge_script(
-                        keys=[_budget_key(budget)],
-                        args=[now_ms, budget.window_ms, budget.most, budget.amount],
-                        client=pipeline,
-                    )
-                return [int(answer) for answer in pipeline.execute()]
-
-        answers = list(zip(budgets, self._call(run), strict=True))
+        calls = [
+            (_budget_key(budget), (now_ms, budget.window_ms, budget.most, budget.amount, int(budget.pays)))
+            for budget in budgets
+        ]
+        answers = list(zip(budgets, map(int, self._run_many(self._charge_script, calls)), strict=True))
         refused = [(budget, free_at_ms) for budget, free_at_ms in answers if free_at_ms > 0]
         if not refused:
             return None
-        self.adjust(
-            [(budget, -budget.amount) for budget, free_at_ms in answers if free_at_ms == 0], charged_at_ms=now_ms
-        )
+        paid = [(budget, -budget.amount) for budget, free_at_ms in answers if free_at_ms == 0 and budget.pays]
+        self.adjust(paid, charged_at_ms=now_ms)
         return max(refused, key=lambda pair: pair[1])
 
     def adjust(self, differences: Sequence[tuple[Budget, int]], *, charged_at_ms: int) -> None:
         """Correct what `charge` took at charged_at_ms: give back (negative) or take more."""
 
-        def run() -> None:
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for budget, difference in differences:
-                    if difference:
-                        self._adjust_script(
-                            keys=[_budget_key(budget)],
-                            args=[charged_at_ms, budget.window_ms, difference],
-                            client=pipeline,
-                        )
-                pipeline.execute()
-
-        self._call(run)
+        calls = [
+            (_budget_key(budget), (charged_at_ms, budget.window_ms, difference))
+            for budget, difference in differences
+            if difference
+        ]
+        self._run_many(self._adjust_script, calls)
 
     def revoke_token(self, token_id: str, *, life_ms: int) -> None:
         """Remember that a token of the Python API is revoked, for as long as it would have lived."""
@@ -372,15 +391,39 @@ class Store:
     @staticmethod
     def _ended(script: str, answer: Any) -> Taken:
         match answer:
-            case ["locked", int(until_ms)]:
-                return Taken(CheckState.LOCKED, until_ms=until_ms)
+            case ["locked", int(until_ms), str(row)]:
+                return Taken(CheckState.LOCKED, until_ms=until_ms, row=row)
             case ["pass" | "used" | "wrong" as state]:
                 return Taken(CheckState(state))
         raise StoreUnavailable(f"the store's {script} script gave an unknown answer")
 
     def _run(self, script: str, user_key: str, session_id: str, arguments: Mapping[str, object]) -> Any:
-        keys = _user_keys(user_key, session_id)
+        keys = _user_keys(user_key, session_id, str(arguments["source"]))
         return self._call(lambda: self._scripts[script](keys=keys, args=[json.dumps(arguments)]))
+
+    def _run_many(self, script: Any, calls: Sequence[tuple[str, tuple[object, ...]]]) -> list[Any]:
+        """One script once for each key, all in one round trip; their answers in order.
+
+        Not the client's own way, which asks before each pipeline whether Redis has the script.
+        """
+        answers: list[Any] = self._call(lambda: self._pipelined(script, calls))
+        missed = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if missed:  # none of these has run
+            self._call(lambda: self._redis.script_load(script.script))
+            again = self._call(lambda: self._pipelined(script, [calls[number] for number in missed]))
+            for number, answer in zip(missed, again, strict=True):
+                answers[number] = answer
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise StoreUnavailable(f"redis: {type(answer).__name__}")
+        return answers
+
+    def _pipelined(self, script: Any, calls: Sequence[tuple[str, tuple[object, ...]]]) -> list[Any]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key, arguments in calls:
+                pipeline.evalsha(script.sha, 1, key, *arguments)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            return answers
 
     @staticmethod
     def _call(action: Any) -> Any:
@@ -412,17 +455,19 @@ def _budget_key(budget: Budget) -> str:
     return f"textgate:budget:{budget.scope.value}:{{{encode_user(budget.subject)}}}"
 
 
-def _user_keys(user_key: str, session_id: str) -> list[str]:
-    """The keys of a user in the order in which lua/prelude.lua names them."""
+def _user_keys(user_key: str, session_id: str, source: str = "") -> list[str]:
+    """The keys of a user in the order in which lua/prelude.lua names them. source: where the login comes from."""
     kept = f"textgate:{{{user_key}}}"
     return [
         f"{kept}:hotp",
         f"{kept}:challenge:{session_id}",
         f"{kept}:known",
         f"{kept}:recovery",
-        *(f"{kept}:{who}:{log}" for who in ("own", "stranger") for log in ("guard", "wrong", "sends", "unanswered")),
+        f"{kept}:wrong",
+        f"{kept}:unanswered",
+        *(f"{kept}:{place}:{kind}" for place in (f"at:{source or 'here'}", "strangers") for kind in _COUNTED),
     ]
 
 
-_RECOVERY_KEY = 3  # places in the list above
-_FIRST_COUNTED_KEY = 4
+_COUNTED = ("guard", "wrong", "unanswered")  # of each place
+_KNOWN_KEY, _RECOVERY_KEY, _FIRST_COUNTED_KEY = 2, 3, 4  # places in the list above

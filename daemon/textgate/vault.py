@@ -70,6 +70,8 @@ def add_key_line(path: Path) -> str:
             raise
     except OSError as error:
         raise CredentialError(f"{path}: can't be changed: {error.strerror}", hint="run it with sudo") from None
+    except UnicodeDecodeError:
+        raise CredentialError(f"{path}: is not UTF-8 text", hint="is it the right file?") from None
     return name
 
 

@@ -313,11 +313,11 @@ class Verifier:
     def _not_opened(self, attempt: Attempt, begun: Begun) -> Reply:
         wait_s = self._wait_s(begun.until_ms)
         if begun.state is BeginState.LOCKED:
-            self._note(Event.BEGIN, "login refused", attempt, result="deny", reason="locked")
-            return Reply(Word.DENY, texts.locked(wait_s), Why.LOCKED, wait_s)
+            self._note(Event.BEGIN, "login refused", attempt, result="deny", reason=_locked_by(begun.row))
+            return Reply(Word.DENY, texts.locked(wait_s, begun.row), Why.LOCKED, wait_s)
         reason = f"throttled_{begun.row}"
         self._note(Event.BEGIN, "no text sent", attempt, priority=Priority.NOTICE, result="ask", reason=reason)
-        text = texts.throttled_anew(wait_s) if begun.is_live else texts.throttled(wait_s)
+        text = texts.throttled_anew(wait_s) if begun.is_live else texts.throttled(wait_s, begun.row)
         return Reply(Word.ASK, text, Why.THROTTLED, wait_s)
 
     def _wait_s(self, until_ms: int) -> float:
@@ -331,7 +331,7 @@ class Verifier:
         is_anew: asked for at the prompt, where only PASS and DENY are answers.
         """
         code = self._code(attempt.user_key, begun)
-        payment = Payment(self._budgets(attempt), self._clock.now_ms())
+        payment = Payment(self._budgets(attempt, is_stranger=begun.is_stranger), self._clock.now_ms())
         refused = self._store.charge(payment.budgets, now_ms=payment.charged_at_ms)
         if refused is not None:
             return self._over_budget(attempt, begun, *refused, is_anew=is_anew)
@@ -352,7 +352,7 @@ class Verifier:
             if attempt.may_pass and _state(result) in AWAY_STATES:
                 return self._fail(FailKind.GATEWAY, attempt, Word.PASS if is_anew else Word.SKIP, result.reason.value)
             self._note(Event.BEGIN, "code not texted", attempt, result="deny", reason=self._reason(attempt, result))
-            return Reply(Word.DENY, texts.NOT_SENT, Why.NOT_SENT)
+            return Reply(Word.DENY, texts.NOT_SENT_ANEW if begun.is_live else texts.NOT_SENT, Why.NOT_SENT)
         self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason=attempt.reason)
         if result.outcome is Outcome.UNKNOWN:
             return replaced(on_its_way, why=Why.SEND_UNKNOWN)
@@ -363,16 +363,22 @@ class Verifier:
         """For the journal: why a login that can't pass can't is worth more than how its pretended text went."""
         return result.reason.value if attempt.may_pass else attempt.reason
 
-    def _budgets(self, attempt: Attempt) -> tuple[Budget, ...]:
+    def _budgets(self, attempt: Attempt, *, is_stranger: bool) -> tuple[Budget, ...]:
         """What the text of an attempt is paid from."""
         phone = attempt.phone
         return budgets(
             self._config.limits,
             phone_tag=self._vault.tags(phone.reveal(), purpose=BUDGET_PURPOSE)[0] if phone else None,
-            country=phone.country if phone else None,
+            country=phone.country if phone else self._usual_country(),
             source=attempt.source,
             host=self._host,
+            is_stranger=is_stranger,
         )
+
+    def _usual_country(self) -> str | None:
+        """Where the phone would be of somebody who has none: he is told what people with such a phone are told."""
+        named = [country for country in self._config.limits.allowed_countries if country != "*"]
+        return named[0] if named else self._config.phones.default_region or None
 
     def _over_budget(
         self, attempt: Attempt, begun: Begun, budget: Budget, free_at_ms: int, *, is_anew: bool
@@ -390,18 +396,19 @@ class Verifier:
             reason=reason,
         )
         wait_s = self._wait_s(free_at_ms)
-        return Reply(Word.DENY if is_anew else Word.ASK, texts.budget(budget.scope, wait_s), Why.THROTTLED, wait_s)
+        text = texts.throttled_anew(wait_s) if begun.is_live else texts.budget(budget.scope, wait_s)
+        return Reply(Word.DENY if is_anew else Word.ASK, text, Why.THROTTLED, wait_s)
 
     def _pay_back(self, attempt: Attempt, payment: Payment, result: SendResult | None) -> None:
         """Correct the budgets once it is known what a text cost: all of it back if it was certainly not sent."""
         differences: list[tuple[Budget, int]] = []
         if result is None or result.outcome is Outcome.REFUSED:
-            differences = [(budget, -budget.amount) for budget in payment.budgets]
+            differences = [(budget, -budget.amount) for budget in payment.budgets if budget.pays]
         elif result.cost is not None:
             differences = [
                 (budget, micros(result.cost) - budget.amount)
                 for budget in payment.budgets
-                if budget.scope is Scope.MONEY and budget.amount
+                if budget.scope is Scope.MONEY and budget.pays
             ]
         try:
             self._store.adjust(differences, charged_at_ms=payment.charged_at_ms)
@@ -451,6 +458,7 @@ class Verifier:
                 challenge_id=begun.challenge_id,
                 send=send,
                 is_refused=is_refused,
+                source=source_key(attempt.source),
             )
         except StoreUnavailable as error:
             # The code is out; that the store forgot how it went costs no more than the right words later.
@@ -538,7 +546,7 @@ class Verifier:
         """The words and the journal's reason for every end of a check that is not PASS."""
         wait_s = self._wait_s(taken.until_ms)
         text, why = {
-            CheckState.LOCKED: (texts.locked(wait_s), Why.LOCKED),
+            CheckState.LOCKED: (texts.locked(wait_s, taken.row), Why.LOCKED),
             CheckState.NONE: (texts.NONE_WAITING, Why.NONE_WAITING),
             CheckState.USED: (texts.NONE_WAITING, Why.NONE_WAITING),
             CheckState.SPENT: (texts.TRIES_SPENT, Why.TRIES_SPENT),
@@ -549,13 +557,14 @@ class Verifier:
         if taken.send.startswith(Outcome.REFUSED.value) and taken.state in (CheckState.WRONG, CheckState.SPENT):
             text, why = texts.NOT_SENT, Why.NOT_SENT
         is_locked = taken.state is CheckState.LOCKED
+        reason = _locked_by(taken.row) if is_locked else taken.state.value
         self._note(
             Event.LOCKOUT if is_locked else Event.CHECK,
             "login refused",
             attempt,
             priority=Priority.WARNING if is_locked else Priority.NOTICE,
             result="deny",
-            reason=taken.state.value if attempt.may_pass else attempt.reason,
+            reason=reason if attempt.may_pass else attempt.reason,
         )
         return Reply(Word.DENY, text, why, wait_s)
 
@@ -642,6 +651,11 @@ def where(error: Exception) -> str | None:
         return None
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+
+
+def _locked_by(row: str) -> str:
+    """The journal's reason for a refusal by one of the limits on wrong codes."""
+    return "locked" if row == "wrong_in_a_row" else f"locked_{row}"
 
 
 def _state(result: SendResult) -> str:

@@ -16,6 +16,7 @@ from .directory import build_directory
 from .dispatcher import Dispatcher
 from .errors import ConfigError
 from .gateway import Gateway, GatewayCredentials, build_gateway
+from .policy import names_groups
 from .secret import Secret
 from .store import Store
 from .vault import Vault, parse_keys
@@ -75,6 +76,11 @@ def load_gateway_credentials(config: Config, environ: Mapping[str, str]) -> Gate
     )
 
 
+def build_sending_gateway(config: Config, environ: Mapping[str, str]) -> Gateway:
+    """The gateway with its credentials, connected to nothing yet. Raises CredentialError."""
+    return build_gateway(config.gateway, load_gateway_credentials(config, environ))
+
+
 def load_vault(config: Config, environ: Mapping[str, str]) -> Vault:
     """The vault with its keys. Raises CredentialError."""
     return Vault(parse_keys(load_credential("vault-key", config.vault.key_file, environ=environ)))
@@ -99,9 +105,9 @@ def build_services(
     Raises ConfigError or CredentialError.
     """
     vault = load_vault(config, environ)
-    gateway = build_gateway(config.gateway, load_gateway_credentials(config, environ))
-    store = _build_store(config, environ)
-    accounts = accounts or NssAccounts()
+    gateway = build_sending_gateway(config, environ)
+    store = build_store(config, environ)
+    accounts = accounts or NssAccounts(with_groups=names_groups(config))
     directory = directory or build_directory(config.phones, accounts, on_fault=_fault_reporter(audit))
     sender = former.sender if former else Dispatcher(threads=config.gateway.connections, waiting=SENDS_WAITING)
     pace = former.pace if former else Pace()
@@ -121,7 +127,8 @@ def build_services(
     return Services(config, store, gateway, sender, vault, pace, verifier)
 
 
-def _build_store(config: Config, environ: Mapping[str, str]) -> Store:
+def build_store(config: Config, environ: Mapping[str, str]) -> Store:
+    """The store, connected to nothing yet. Raises ConfigError for a URL that can't be used, or CredentialError."""
     connections = config.daemon.workers + config.gateway.connections + 1
     try:
         return Store(config.store, connections=connections, password=_store_password(environ))

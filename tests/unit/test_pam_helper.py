@@ -424,6 +424,118 @@ def test_daemon_that_takes_the_connection_and_never_reads_is_refused(tmp_path: P
     assert outcome(done) == (1, AWAY, "")
 
 
+# Answers of a daemon that closes without having read
+
+
+class EarlyDaemon:
+    """A Unix socket whose one connection is answered and closed before the helper has sent all of its request."""
+
+    def __init__(self, path: Path, answer: bytes, *, reads_bytes: int = 0) -> None:
+        self.path = path
+        self._answer = answer
+        self._reads_bytes = reads_bytes
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(LIMIT_S)
+            if self._reads_bytes:
+                connection.recv(self._reads_bytes)
+            connection.sendall(self._answer)
+
+    def __enter__(self) -> EarlyDaemon:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._thread.join(LIMIT_S)
+        self._listener.close()
+
+
+@pytest.mark.parametrize("reads_bytes", [0, 5])  # closing with bytes unread resets the peer (unix(7))
+@pytest.mark.parametrize(
+    ("verb", "answer", "shown"),
+    [
+        ("begin", b"deny\nToo many at once.", (1, "Too many at once.\n")),
+        ("check", b"deny\nToo many at once.", (1, "Too many at once.\n")),
+        ("begin", b"ask\nIt is there.", (1, "It is there.\n")),
+        ("begin", b"skip\nCome in.", (1, AWAY)),  # a yes to a question that was not heard is none
+        ("check", b"pass\nCome in.", (1, AWAY)),
+        ("check", b"", (1, AWAY)),
+    ],
+)
+def test_answer_of_a_daemon_that_did_not_read_can_only_refuse(
+    tmp_path: Path, reads_bytes: int, verb: str, answer: bytes, shown: tuple[int, str]
+) -> None:
+    with EarlyDaemon(tmp_path / "auth.sock", answer, reads_bytes=reads_bytes) as daemon:
+        # More than a socket holds unread, so that sending is still under way when the daemon closes.
+        done = run("--socket", daemon.path, verb, env=ENV | {"SSH_AUTH_INFO_0": "k" * 60_000})
+    assert outcome(done) == (*shown, "")
+
+
+class ScriptedSocket:
+    """A connection whose sendall and recv end as told; b"" from recv is the orderly end."""
+
+    def __init__(self, sent: OSError | None, *received: bytes | OSError) -> None:
+        self._sent = sent
+        self._received = list(received)
+
+    def settimeout(self, seconds: float) -> None:
+        assert 0 < seconds <= LIMIT_S
+
+    def sendall(self, _request: bytes) -> None:
+        if self._sent is not None:
+            raise self._sent
+
+    def shutdown(self, how: int) -> None:
+        assert how == socket.SHUT_WR
+
+    def recv(self, _size: int) -> bytes:
+        found = self._received.pop(0)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+
+RESET = ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+@pytest.mark.parametrize(
+    ("connection", "answer"),
+    [
+        (ScriptedSocket(None, b"pa", b"ss\n", b""), (b"pass\n", True)),
+        (ScriptedSocket(BrokenPipeError(errno.EPIPE, ""), b"deny\nno", b""), (b"deny\nno", False)),
+        (ScriptedSocket(RESET, b"deny\nno", b""), (b"deny\nno", False)),
+        (ScriptedSocket(OSError(errno.ENOTCONN, ""), b"deny\nno", b""), (b"deny\nno", False)),
+        (ScriptedSocket(None, b"deny\nno", RESET), (b"deny\nno", False)),
+        (ScriptedSocket(BrokenPipeError(errno.EPIPE, ""), b"pass\n", RESET), (b"pass\n", False)),
+    ],
+)
+def test_answer_is_read_whole_though_the_daemon_closed_early(
+    connection: ScriptedSocket, answer: tuple[bytes, bool]
+) -> None:
+    assert helper.converse(connection, b"request", time.monotonic() + LIMIT_S) == answer
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        ScriptedSocket(None, RESET),  # nothing was said
+        ScriptedSocket(BrokenPipeError(errno.EPIPE, ""), RESET),
+        ScriptedSocket(OSError(errno.ENOBUFS, "")),  # a lack on this side is no early answer
+        ScriptedSocket(TimeoutError(errno.ETIMEDOUT, "")),
+        ScriptedSocket(None, b"pass\n", TimeoutError(errno.ETIMEDOUT, "")),
+    ],
+)
+def test_broken_connection_without_an_answer_is_an_error(connection: ScriptedSocket) -> None:
+    with pytest.raises(OSError):
+        helper.converse(connection, b"request", time.monotonic() + LIMIT_S)
+
+
 @pytest.mark.parametrize("fail_open", [[], ["--fail-open"]])
 def test_code_that_never_comes_is_refused_at_the_deadline(tmp_path: Path, fail_open: list[str]) -> None:
     argv: list[str | Path] = [
@@ -833,6 +945,27 @@ def test_launcher_refuses_without_a_sound_module(tmp_path: Path, module: str | N
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         {"pam-helper", *(["textgate_pam.py"] if module else [])}
     )
+
+
+def test_launcher_that_is_cut_off_refuses(tmp_path: Path) -> None:
+    (tmp_path / "textgate_pam.py").write_text("raise RuntimeError\n")
+    launcher = tmp_path / "pam-helper"
+    text = LAUNCHER.read_text()
+    head = text.index("try:")
+    is_python = [length for length in range(head + 1, len(text) + 1) if compiles(text[:length])]
+    # "t" and "tr" are names that nothing has; every other length is refused by the interpreter before it runs a line.
+    assert is_python[2] > text.index("finally:")
+    for length in is_python:
+        launcher.write_text(text[:length])
+        assert run("begin", program=launcher).returncode == 1, text[:length]
+
+
+def compiles(text: str) -> bool:
+    try:
+        compile(text, "pam-helper", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def test_launcher_uses_byte_code_and_writes_none(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 -- A challenge for one session: the live one, or a new one if the limits allow a text.
 -- In: now_ms, source, challenge_id, sealed ('' if none at hand), phone_tags, is_anew, is_decoy, the rules.
--- Out: {'locked', until} | {'live', id, counter, sealed, send} | {'throttled', until, row, live} | {'need_secret'}
---    | {'new', id, counter, sealed, send}
-local until_ms = locked_until()
-if until_ms > 0 then return {'locked', until_ms} end
+-- Out: {'locked', until, limit} | {'live', id, counter, sealed, send} | {'throttled', until, row, live} | {'need_secret'}
+--    | {'new', id, counter, sealed, live, stranger}
+-- live: whether the session's last code still works; in 'new', whether it does again if this text is refused.
+-- stranger: whether the login comes from an address that no right code came from.
+local until_ms, limit = locked_until()
+if until_ms > 0 then return {'locked', until_ms, limit} end
 
-local found = redis.call('HMGET', CHALLENGE, 'id', 'counter', 'expires_at_ms', 'tries_left', 'phone_tag', 'send')
+local found = redis.call('HMGET', CHALLENGE, unpack(CHALLENGE_FIELDS))
 local id, counter, send = found[1], found[2], found[6]
 local is_live = id and number(found[3]) > now and number(found[4]) > 0 and has(arg.phone_tags, found[5])
     and string.sub(send, 1, 7) ~= 'refused'
@@ -15,10 +17,10 @@ end
 
 local free_at, held_by = 0, ''
 for _, row in ipairs(arg.sends) do
-    local log, other_log = SENDS, OTHER_SENDS
-    if row.is_forgiving then log, other_log = UNANSWERED, OTHER_UNANSWERED end
-    local row_free_at = row.window_ms > 0 and room_at(log, row.is_forgiving and row.most or half(row.most), row.window_ms) or 0
-    if not row.is_forgiving then row_free_at = math.max(row_free_at, shared_room_at(log, other_log, row.most)) end
+    local row_free_at = room_at(UNANSWERED, row.most, row.window_ms)
+    if row.most_in_all > 0 then
+        row_free_at = math.max(row_free_at, room_at(ALL_UNANSWERED, row.most_in_all, row.window_ms))
+    end
     if row_free_at > free_at then free_at, held_by = row_free_at, row.name end
 end
 if free_at > 0 then return {'throttled', free_at, held_by, is_live and 1 or 0} end
@@ -33,11 +35,9 @@ end
 counter = redis.call('HINCRBY', HOTP, 'counter', 1)
 if arg.is_decoy then keep(HOTP) end
 redis.call('DEL', CHALLENGE)
+if is_live then redis.call('HSET', CHALLENGE, 'former', cjson.encode(found)) end
 redis.call('HSET', CHALLENGE, 'id', arg.challenge_id, 'counter', counter, 'expires_at_ms', now + arg.life_ms,
     'tries_left', arg.tries, 'phone_tag', arg.phone_tags[1], 'send', 'pending')
 redis.call('PEXPIRE', CHALLENGE, arg.life_ms + 60000)
-for _, log in ipairs({SENDS, UNANSWERED}) do
-    redis.call('ZADD', log, now, arg.challenge_id)
-    keep(log)
-end
-return {'new', arg.challenge_id, counter, sealed, 'pending'}
+note(arg.challenge_id, UNANSWERED, ALL_UNANSWERED)
+return {'new', arg.challenge_id, counter, sealed, is_live and 1 or 0, is_known and 0 or 1}

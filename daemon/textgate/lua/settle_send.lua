@@ -1,10 +1,12 @@
--- How the text of a challenge ended. A refused one was never sent, so it is given back to the send limits.
--- In: challenge_id, send ('sent:...', 'unknown:...' or 'refused:...'), is_refused. Out: {'settled'} | {'gone'}
-if arg.is_refused then
-    for _, log in ipairs({SENDS, OTHER_SENDS, UNANSWERED, OTHER_UNANSWERED}) do
-        redis.call('ZREM', log, arg.challenge_id)
-    end
-end
+-- How the text of a challenge ended. A refused one was never sent: it is given back to the send limits, and the code
+-- that it was to replace, if that one was still good, goes on as it was, tries and end of life included.
+-- In: source, challenge_id, send ('sent:...', 'unknown:...' or 'refused:...'), is_refused. Out: {'settled'} | {'gone'}
+if arg.is_refused then drop(arg.challenge_id, UNANSWERED, OTHER_UNANSWERED, ALL_UNANSWERED) end
 if redis.call('HGET', CHALLENGE, 'id') ~= arg.challenge_id then return {'gone'} end
 redis.call('HSET', CHALLENGE, 'send', arg.send)
+local former = arg.is_refused and redis.call('HGET', CHALLENGE, 'former')
+if former then
+    for place, value in ipairs(cjson.decode(former)) do redis.call('HSET', CHALLENGE, CHALLENGE_FIELDS[place], value) end
+end
+redis.call('HDEL', CHALLENGE, 'former')
 return {'settled'}

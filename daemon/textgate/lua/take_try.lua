@@ -1,10 +1,10 @@
 -- Count first, compare second: takes a try of the challenge and counts it as wrong until `consume` says otherwise
 -- (RFC 4226 §7.3). In: now_ms, source, try_id, phone_tags, the rules.
--- Out: {'locked', until} | {'none'} | {'spent', send} | {'try', id, counter, sealed, tries_left, send}
-local until_ms = locked_until()
-if until_ms > 0 then return {'locked', until_ms} end
+-- Out: {'locked', until, limit} | {'none'} | {'spent', send} | {'try', id, counter, sealed, tries_left, send}
+local until_ms, limit = locked_until()
+if until_ms > 0 then return {'locked', until_ms, limit} end
 
-local found = redis.call('HMGET', CHALLENGE, 'id', 'counter', 'expires_at_ms', 'tries_left', 'phone_tag', 'send')
+local found = redis.call('HMGET', CHALLENGE, unpack(CHALLENGE_FIELDS))
 if not found[1] or number(found[3]) <= now or not has(arg.phone_tags, found[5]) then return {'none'} end
 if number(found[4]) <= 0 then return {'spent', found[6]} end
 local sealed = redis.call('HGET', HOTP, 'secret')

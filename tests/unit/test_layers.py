@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Imports point down only: shell over adapters over core. The core touches nothing outside."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import textgate
+
+PACKAGE = Path(textgate.__file__).parent
+
+_MODULES = {
+    "core": "errors secret codes msisdn sms texts limits policy protocol session config gateway_outcomes pam_stack",
+    "adapters": "store gateway gateway_transport directory accounts credentials vault peercred audit "
+    "pam_conversation admin_client journal_reader memory",
+    "shell": "dispatcher verifier wiring admin server cli client",
+}
+LAYERS = {layer: frozenset(modules.split()) for layer, modules in _MODULES.items()}
+ORDER = list(LAYERS)
+LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
+
+# Ways out of the process, or to something that changes by itself. Randomness for codes is the one that core has.
+_OUTSIDE = """
+    asyncio ctypes fcntl grp http io logging multiprocessing os pathlib pwd random redis requests requests_oauthlib
+    select selectors shutil signal socket ssl subprocess sys syslog systemd tempfile threading time urllib.request
+    click rich pam cryptography
+"""
+OUTSIDE = frozenset(_OUTSIDE.split())
+OUTSIDE_CALLS = frozenset({"open", "print", "input", "exec", "eval", "__import__"})
+
+
+def _modules() -> list[str]:
+    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse((PACKAGE / f"{module}.py").read_text(), module)
+
+
+def _inner_imports(module: str) -> Iterator[str]:
+    """The modules of textgate that a module imports, wherever in it the import stands."""
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            if node.module:
+                yield node.module.partition(".")[0]
+            else:
+                yield from (name.name for name in node.names if name.name != "__version__")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "textgate":
+            yield (node.module or "").partition(".")[2] or "?"
+        elif isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[2] for name in node.names if name.name.startswith("textgate."))
+
+
+def _outer_imports(module: str) -> Iterator[str]:
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(_modules()) == set(LAYER_OF)
+
+
+@pytest.mark.parametrize("module", _modules())
+def test_imports_point_down(module: str) -> None:
+    own = ORDER.index(LAYER_OF[module])
+    above = {name for name in _inner_imports(module) if ORDER.index(LAYER_OF[name]) > own}
+    assert not above
+
+
+@pytest.mark.parametrize("module", sorted(LAYERS["core"]))
+def test_core_touches_nothing_outside(module: str) -> None:
+    outer = {name for name in _outer_imports(module) if name in OUTSIDE or name.partition(".")[0] in OUTSIDE}
+    called = {
+        node.func.id
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not outer
+    assert not called & OUTSIDE_CALLS
+
+
+@pytest.mark.parametrize(
+    ("outer", "owners"),
+    [
+        ("redis", {"store"}),
+        ("requests", {"gateway", "gateway_transport"}),
+        ("systemd", {"audit", "journal_reader", "server"}),
+        ("cryptography", {"client", "vault"}),
+        ("pwd", {"accounts", "credentials", "journal_reader"}),
+        ("subprocess", set()),  # no shell, no child
+        ("pickle", set()),
+    ],
+)
+def test_each_outside_thing_has_its_adapter(outer: str, owners: set[str]) -> None:
+    users = {name for name in _modules() if any(i.partition(".")[0] == outer for i in _outer_imports(name))}
+    assert users <= owners
+
+
+def test_imports_have_no_cycle() -> None:
+    edges = {module: set(_inner_imports(module)) for module in _modules()}
+    while leaves := {module for module, below in edges.items() if not below}:
+        edges = {module: below - leaves for module, below in edges.items() if module not in leaves}
+    assert not edges
+
+
+def test_no_module_asserts_on_its_input() -> None:
+    """`python -O` drops assert, and with it what it kept out."""
+    assert not [
+        f"{module}:{node.lineno}"
+        for module in _modules()
+        for node in ast.walk(_tree(module))
+        if isinstance(node, ast.Assert)
+    ]
+
+
+def test_every_file_begins_with_its_licence_and_rules() -> None:
+    for path in PACKAGE.glob("*.py"):
+        lines = path.read_text().splitlines()
+        assert lines[0] == "# SPDX-License-Identifier: MIT", path.name
+        assert lines[1].startswith('"""'), path.name
+    for path in (PACKAGE / "lua").glob("*.lua"):
+        assert "--" in path.read_text().splitlines()[0], path.name
