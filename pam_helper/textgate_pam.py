@@ -53,6 +53,9 @@ FD_MAX = 65536  # as pam_modutil_sanitize_helper_fds
 # is a daemon that is busy, or kept busy by somebody: denied.
 UNREACHABLE = (errno.ENOENT, errno.ECONNREFUSED)
 
+# What sending ends in where the daemon has closed already.
+CLOSED_EARLY = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 SYSLOG_SOCKET = "/dev/log"
 LOG_AUTH = 4
@@ -114,10 +117,12 @@ def dialogue(verb: str, path: str, until: float, is_fail_open: bool) -> int:
             if is_fail_open and error.errno in UNREACHABLE:
                 return let_in(verb, fields)
             raise
-        answer = converse(connection, request, until)
+        answer, is_orderly = converse(connection, request, until)
     finally:
         connection.close()
     status, text = judge(verb, answer)
+    if status == 0 and not is_orderly:
+        raise ValueError("yes to a request that was not read")
     say(1, text)
     return status
 
@@ -218,17 +223,32 @@ def connect(connection: _socket.socket, path: str, until: float) -> None:
             time.sleep(min(POLL_S, seconds_left(until)))
 
 
-def converse(connection: _socket.socket, request: bytes, until: float) -> bytes:
-    """Sends the request, ends it by half-close, returns the whole answer. Raises OSError, ValueError (too long)."""
+def converse(connection: _socket.socket, request: bytes, until: float) -> tuple[bytes, bool]:
+    """Sends the request, ends it by half-close, returns the whole answer and whether all went in order.
+
+    A daemon that has too much to do says so at once, reads nothing and closes: sending then fails, or the answer ends
+    in a reset. It is an answer all the same, but can only be a refusal. Raises OSError, ValueError (too long).
+    """
+    is_orderly = True
     connection.settimeout(seconds_left(until))
-    connection.sendall(request)
-    connection.shutdown(_socket.SHUT_WR)
+    try:
+        connection.sendall(request)
+        connection.shutdown(_socket.SHUT_WR)
+    except OSError as error:
+        if error.errno not in CLOSED_EARLY:
+            raise
+        is_orderly = False
     answer = b""
     while True:
         connection.settimeout(seconds_left(until))
-        chunk = connection.recv(ANSWER_BYTES_MAX)
+        try:
+            chunk = connection.recv(ANSWER_BYTES_MAX)
+        except ConnectionResetError:
+            if not answer:
+                raise
+            return answer, False
         if not chunk:
-            return answer
+            return answer, is_orderly
         answer += chunk
         if len(answer) > ANSWER_BYTES_MAX:
             raise ValueError("answer too long")
