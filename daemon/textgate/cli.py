@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from . import __version__, cli_pam, cli_setup, wiring
-from .cli_base import Context, command
+from . import __version__, wiring
+from .cli_base import Context, LazyGroup, command
 from .config import DEFAULT_PATH
 from .errors import CredentialError, DirectoryError, ExitCode, RefusedError, TextgateError
 
@@ -23,7 +23,12 @@ EPILOG = """Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or credential
 ENROL_TRIES = 3
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    modules={"pam": "cli_pam", "setup": "cli_setup"},
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--config", "config_path", default=DEFAULT_PATH, metavar="FILE", show_default=True, help="configuration"
 )
@@ -35,24 +40,20 @@ def main(click_context: click.Context, config_path: str, is_json: bool) -> None:
     click_context.obj = Context(config_path, is_json)
 
 
-main.add_command(cli_pam.pam)
-main.add_command(cli_setup.setup)
-
-
 @main.command("check-config")
 @command
 def check_config(context: Context) -> None:
     """Check the configuration, the phones file and the credentials; report every fault at once."""
     from .directory import read_phones
-    from .vault import parse_keys  # noqa: F401  # loaded here so that a missing library shows as a fault of this check
+    from .gateway import build_gateway
 
     config = context.config
     faults: list[str] = []
     phones: Any = None
     for check in (
-        lambda: wiring.build_sending_gateway(config, os.environ),
+        lambda: build_gateway(config.gateway, wiring.load_gateway_credentials(config, os.environ)),
         lambda: wiring.load_vault(config, os.environ),
-        lambda: wiring.build_store(config, os.environ),
+        lambda: wiring.build_store(config, None),
     ):
         try:
             check()
@@ -160,7 +161,7 @@ def send_test(context: Context, number: str | None) -> None:
 
     Without NUMBER it is asked for: what is in a command line is seen by all users of the machine.
     """
-    result = context.ask_daemon("send-test", number=number or _ask_number())
+    result = context.ask_daemon("send-test", number=_ask_number() if number is None else number)
     context.result(result)
     price = f", cost {result['cost']} {result['currency'] or ''}".rstrip() if result["cost"] else ""
     if result["outcome"] == "sent":
@@ -193,7 +194,7 @@ def enrol(context: Context, user: str, number: str | None, code_stdin: bool) -> 
         raise TextgateError(
             'the phones file is not used: "file" is not in [phones] sources', hint="change the number there"
         )
-    number = number or _ask_number()
+    number = _ask_number() if number is None else number
     phone = parse_msisdn(number, config.phones.default_region)
     begun = context.ask_daemon("prove-begin", user=user, number=number)
     context.say(f"{begun['text'].rstrip('.')} ({begun['phone']}).")
@@ -221,13 +222,11 @@ def prove_number(context: Context, code_stdin: bool, **arguments: object) -> Non
 
 
 def _ask_number() -> str:
-    """The number of a phone, from the terminal or the first line of standard input. Raises RefusedError for none."""
+    """The number of a phone, from the terminal or the first line of standard input. Raises UsageError for none."""
     click.echo("Number: ", nl=False, err=True)
     number = sys.stdin.readline().strip()
     if not number:
-        raise RefusedError(
-            "no number was given", hint='write it with + and the country code, such as "+45 12 34 56 78"'
-        )
+        raise click.UsageError("no number was given")
     return number
 
 

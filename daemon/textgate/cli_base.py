@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,28 @@ from .config import Config
 from .errors import TextgateError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when it is called or described: `textgate status` need not know how PAM is changed."""
+
+    def __init__(self, *arguments: Any, modules: Mapping[str, str] | None = None, **options: Any) -> None:
+        """modules: command -> module of this package that has it, under the command's name."""
+        super().__init__(*arguments, **options)
+        self._modules = dict(modules or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return sorted({*super().list_commands(ctx), *self._modules})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, None if there is none."""
+        if cmd_name in self._modules:
+            loaded: click.Command = getattr(
+                importlib.import_module(f".{self._modules[cmd_name]}", __package__), cmd_name
+            )
+            return loaded
+        return super().get_command(ctx, cmd_name)
 
 
 class Context:

@@ -18,11 +18,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as replaced
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -32,11 +30,9 @@ from . import codes, texts, wiring
 from .accounts import NssAccounts
 from .audit import Audit, Event, Priority, choose_sink
 from .config import DEFAULT_PATH, Config, config_from_mapping
-from .credentials import DIRECTORY_VARIABLE, load_credential
 from .directory import build_directory
-from .dispatcher import Dispatcher
-from .errors import ConfigError, DirectoryError, MsisdnError, StoreUnavailable, TextgateError, VaultError
-from .gateway import GatewayCredentials, build_gateway
+from .errors import DirectoryError, MsisdnError, StoreUnavailable, TextgateError, VaultError
+from .gateway import GatewayCredentials
 from .limits import HOUR_MS, Address, Budget, Scope, source_key
 from .msisdn import Msisdn, parse_msisdn
 from .policy import Account
@@ -44,20 +40,18 @@ from .protocol import Reply, Why, Word
 from .secret import Secret
 from .session import Session, source_of
 from .store import Store
-from .vault import Vault, parse_keys
 from .verifier import (
     SECRET_PURPOSE,
     Accounts,
     Attempt,
     Clock,
     Directory,
-    Pace,
     SystemClock,
-    Verifier,
     decoy_key,
     told,
     where,
 )
+from .wiring import Keys
 
 __all__ = [
     "AuthClient",
@@ -223,18 +217,6 @@ class PamPasswords:
         return self._make().authenticate(username, password, service=self._service, resetcreds=False) is True
 
 
-@dataclass(frozen=True)
-class Keys:
-    """What is secret, for a program that has it at hand instead of in files.
-
-    vault: the text of a vault-key file, lines `NAME:64 HEX DIGITS`, the first one seals. store_password: Redis'.
-    """
-
-    vault: Secret
-    gateway: GatewayCredentials
-    store_password: Secret | None = None
-
-
 class _NamedAccounts:
     """Users of a program of its own: whoever the password check knows. Names are taken as they are."""
 
@@ -307,14 +289,19 @@ class AuthClient:
         self._service = service
         self._audience = audience
         self._token_life_s = token_life_s
-        keys = keys or _load_keys(self._config, environ)
         accounts: Accounts = NssAccounts() if isinstance(self._passwords, PamPasswords) else _NamedAccounts()
         if phones is None:
             directory: Directory = build_directory(self._config.phones, accounts, on_fault=self._note_phones)
         else:
             directory = _CallableDirectory(phones, self._config.phones.default_region, self._audit)
-        self._services = _assemble(
-            self._config, keys, audit=self._audit, clock=self._clock, accounts=accounts, directory=directory
+        self._services = wiring.build_services(
+            self._config,
+            self._audit,
+            environ,
+            keys=keys,
+            clock=self._clock,
+            accounts=accounts,
+            directory=directory,
         )
         self._user_ids = _sealer(self._services.vault.derive_keys("api-user-id"))
         self._tokens = _sealer(self._services.vault.derive_keys("api-token"))
@@ -686,42 +673,3 @@ def _secret(value: Secret | str) -> Secret:
 
 def _secret_or_none(value: Secret | str | None) -> Secret | None:
     return None if value is None else _secret(value)
-
-
-def _load_keys(config: Config, environ: Mapping[str, str]) -> Keys:
-    """The secrets, from where the daemon looks for them. Raises CredentialError."""
-    folder = environ.get(DIRECTORY_VARIABLE, "")
-    has_password = bool(folder) and (Path(folder) / "redis-password").exists()
-    return Keys(
-        vault=load_credential("vault-key", config.vault.key_file, environ=environ),
-        gateway=wiring.load_gateway_credentials(config, environ),
-        store_password=load_credential("redis-password", "/nonexistent", environ=environ) if has_password else None,
-    )
-
-
-def _assemble(
-    config: Config, keys: Keys, *, audit: Audit, clock: Clock, accounts: Accounts, directory: Directory
-) -> wiring.Services:
-    """The parts of the core as the daemon has them (`wiring.build_services`). Raises ConfigError, CredentialError."""
-    vault, gateway = Vault(parse_keys(keys.vault)), build_gateway(config.gateway, keys.gateway)
-    connections = config.daemon.workers + config.gateway.connections + 1
-    try:
-        store = Store(config.store, connections=connections, password=keys.store_password)
-    except ValueError:
-        raise ConfigError(config.path, ("[store] url: has a part that redis-py doesn't know",)) from None
-    sender = Dispatcher(threads=config.gateway.connections, waiting=wiring.SENDS_WAITING)
-    pace = Pace()
-    verifier = Verifier(
-        config=config,
-        store=store,
-        gateway=gateway,
-        sender=sender,
-        directory=directory,
-        accounts=accounts,
-        vault=vault,
-        audit=audit,
-        host=socket.gethostname().partition(".")[0] or "this host",
-        clock=clock,
-        pace=pace,
-    )
-    return wiring.Services(config, store, gateway, sender, vault, pace, verifier)

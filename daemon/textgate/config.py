@@ -178,7 +178,7 @@ class DaemonConfig:
     auth_socket: str = option("/run/textgate/auth.sock", path, "socket that the PAM helper calls")
     admin_socket: str = option("/run/textgate/admin.sock", path, "socket that the textgate command calls")
     admin_group: str = option("textgate-admin", group, "group that may use the admin socket, beside root")
-    workers: int = option(64, integer(1, 1000), "requests worked on at the same time")
+    workers: int = option(16, integer(1, 1000), "requests worked on at the same time; none waits for the gateway")
     queue: int = option(256, integer(0, 10000), "requests that may wait for a worker; more are refused at once")
     read_timeout_s: float = option(2.0, seconds(0.1, 30), "time a peer has to send its request")
     stop_timeout_s: float = option(20.0, seconds(1, 300), "time a stop waits for logins under way")

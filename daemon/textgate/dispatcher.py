@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A bounded number of threads that send texts, so that a slow gateway can't take the daemon's workers with it."""
+"""Threads: a bounded number of them for one kind of work, and one that calls back when a time has passed."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -33,3 +36,46 @@ class Dispatcher:
     def close(self) -> None:
         """Finish every job that was taken on; take no more."""
         self._pool.shutdown(wait=True)
+
+
+class Alarms:
+    """Runs short jobs at their time, on one thread, which is started with the first."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()  # jobs of one moment keep their order
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def after(self, wait_s: float, job: Callable[[], None]) -> None:
+        """Run a job in wait_s seconds; after `close`, never."""
+        with self._changed:
+            if self._is_closed:
+                return
+            heapq.heappush(self._due, (self._clock() + wait_s, next(self._numbers), job))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
+                self._thread.start()
+            elif self._due[0][2] is job:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Forget the jobs that are not due yet, and end the thread."""
+        with self._changed:
+            self._is_closed = True
+            self._due.clear()
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._is_closed and (not self._due or self._due[0][0] > self._clock()):
+                    self._changed.wait(self._due[0][0] - self._clock() if self._due else None)
+                if self._is_closed:
+                    return
+                job = heapq.heappop(self._due)[2]
+            job()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Reads textgate's events back from systemd's journal, oldest first.
 
-Anybody can write to the journal under any name, so only entries of root and of the daemon's own user are taken: the
-journal itself notes who wrote (`_UID`).
+Anybody can write to the journal under any name, so only entries are taken that the journal itself says are of root,
+of the daemon's own user or of its unit (`_UID`, `_SYSTEMD_UNIT`: fields that no writer can set). It is made safe for a
+terminal all the same.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .audit import IDENTIFIER
+from .audit import IDENTIFIER, printable
 from .errors import TextgateError
 
 HELPER_IDENTIFIER = "textgate-pam-helper"
 DAEMON_USER = "textgate"
+DAEMON_UNIT = "textgated.service"  # in a journal of another machine the user may have another number
 WAIT_US = 1_000_000
 
 _SPAN = re.compile(r"(\d{1,6})\s*([smhdw])")
@@ -34,11 +36,11 @@ def parse_since(text: str, now: dt.datetime) -> dt.datetime:
     if text in named:
         return named[text]
     span = _SPAN.fullmatch(text.removesuffix(" ago"))
-    if span:
-        return now - dt.timedelta(seconds=int(span[1]) * _UNIT_S[span[2]])
     try:
+        if span:
+            return now - dt.timedelta(seconds=int(span[1]) * _UNIT_S[span[2]])
         found = dt.datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise TextgateError(
             "--since can't be read", hint='write "15m", "2h", "3d", "today", "2026-11-24" or "2026-11-24 10:30"'
         ) from None
@@ -50,22 +52,23 @@ def read_events(
 ) -> Iterator[dict[str, str]]:
     """Events as TEXTGATE_ fields with MESSAGE, PRIORITY and TIME (ISO 8601, local); those of `user` only, if given.
 
-    follow: go on with new ones as they come. file: a journal file in place of the machine's journal; it is the
-    caller's word that it is textgate's. Raises TextgateError when there is no journal to read.
+    follow: go on with new ones as they come. file: a journal file in place of the machine's journal. Raises
+    TextgateError when there is no journal to read, OSError when it can't be read.
     """
     journal = _journal()
     reader = journal.Reader(files=[file]) if file else journal.Reader()
     for identifier in (IDENTIFIER, HELPER_IDENTIFIER):
         reader.add_match(SYSLOG_IDENTIFIER=identifier)
-    if not file:
-        reader.add_conjunction()
-        for uid in sorted(_trusted_uids()):
-            reader.add_match(_UID=str(uid))
+    reader.add_conjunction()
+    for uid in sorted(_trusted_uids()):
+        reader.add_match(_UID=str(uid))
+    reader.add_disjunction()
+    reader.add_match(_SYSTEMD_UNIT=DAEMON_UNIT)
     if user:
         reader.add_conjunction()
-        reader.add_match(TEXTGATE_USER=user)
+        reader.add_match(TEXTGATE_USER=printable(user))  # as the daemon writes it
     if since:
-        reader.seek_realtime(since)
+        reader.seek_realtime(max(0.0, since.timestamp()))
     else:
         reader.seek_head()
     while True:
@@ -78,11 +81,17 @@ def read_events(
 
 def _event(entry: Mapping[str, Any]) -> dict[str, str]:
     """One entry -> its fields that are textgate's."""
-    shown = {name: str(value) for name, value in entry.items() if name.startswith("TEXTGATE_")}
+    shown = {name: _plain(value) for name, value in entry.items() if name.startswith("TEXTGATE_")}
     moment = entry.get("__REALTIME_TIMESTAMP")
     when = moment.astimezone().isoformat(timespec="seconds") if isinstance(moment, dt.datetime) else ""
-    message, priority = str(entry.get("MESSAGE", "")), str(entry.get("PRIORITY", ""))
+    message, priority = _plain(entry.get("MESSAGE", "")), _plain(entry.get("PRIORITY", ""))
     return {"TIME": when, "MESSAGE": message, "PRIORITY": priority} | shown
+
+
+def _plain(value: object) -> str:
+    """A field as one line of printable characters. The daemon's own need nothing: they were written so."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _trusted_uids() -> set[int]:

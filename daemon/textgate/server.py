@@ -32,7 +32,7 @@ from .errors import ExitCode, ProtocolError, TextgateError
 from .peercred import peer_credentials
 from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Word, format_reply, parse_request
 from .session import build_session
-from .verifier import told, where
+from .verifier import Later, told, where
 from .wiring import Services
 
 try:
@@ -178,22 +178,23 @@ class Server:
         time.sleep(0.05)
 
     def _serve_login(self, connection: socket.socket, accepted_at: float) -> None:
-        key = threading.get_ident()
         with self._lock:
-            self._under_way[key] = time.monotonic()
-        try:
-            with connection:
-                reply = self._answer(connection, accepted_at)
-                self.counts.add(f"reply_{reply.word.value}")
-                with contextlib.suppress(OSError):  # the helper has gone; its exit was a denial
-                    connection.settimeout(self._config.read_timeout_s)
-                    connection.sendall(format_reply(reply))
-        finally:
-            with self._lock:
-                self._under_way.pop(key, None)
+            self._under_way[connection.fileno()] = time.monotonic()
+        refusal = self._start(connection, accepted_at)
+        if refusal is not None:
+            self._reply(connection, refusal)
 
-    def _answer(self, connection: socket.socket, accepted_at: float) -> Reply:
-        """The reply to one connection. Whatever breaks on the way is a denial."""
+    def _reply(self, connection: socket.socket, reply: Reply) -> None:
+        """Answer a connection and be done with it; on whichever thread has the answer."""
+        self.counts.add(f"reply_{reply.word.value}")
+        with self._lock:
+            self._under_way.pop(connection.fileno(), None)
+        with connection, contextlib.suppress(OSError):  # the helper may have gone; its exit was a denial
+            connection.settimeout(self._config.read_timeout_s)
+            connection.sendall(format_reply(reply))
+
+    def _start(self, connection: socket.socket, accepted_at: float) -> Reply | None:
+        """Begin to answer one connection; None when the verifier will. Whatever breaks on the way is a denial."""
         if time.monotonic() - accepted_at > STALE_S:
             self.counts.add("overload")
             self._audit.event(Event.OVERLOAD, "request waited too long", priority=Priority.ERROR, result="deny")
@@ -208,11 +209,10 @@ class Server:
             if request.fields.get("PAM_TYPE") != "auth":
                 raise ProtocolError("pam_type")
             if request.verb is Verb.CHECK and request.code is not None:
-                reply = services.verifier.check(session, request.code)
-                if reply.word is Word.PASS:
-                    self.counts.note_pass(session.service)
-                return reply
-            return services.verifier.begin(session)
+                services.verifier.check_later(session, request.code, self._replier(connection, session.service))
+            else:
+                services.verifier.begin_later(session, self._replier(connection, session.service))
+            return None
         except ProtocolError as error:
             self.counts.add("protocol_error")
             self._audit.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
@@ -227,6 +227,16 @@ class Server:
                 at=where(error),
             )
         return Reply(Word.DENY, texts.INTERNAL)
+
+    def _replier(self, connection: socket.socket, service: str) -> Later:
+        """What the verifier calls with the reply."""
+
+        def answer(reply: Reply) -> None:
+            if reply.word is Word.PASS:
+                self.counts.note_pass(service)
+            self._reply(connection, reply)
+
+        return answer
 
     # --- The admin socket ---
 
@@ -420,8 +430,8 @@ def _remove_dead(path: str) -> None:
     Path(path).unlink()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The `textgated` command."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `textgated`; its manual page is made from it."""
     parser = argparse.ArgumentParser(
         prog="textgated",
         description="Texts login codes and checks them, for PAM and the textgate command.",
@@ -436,6 +446,12 @@ def main(arguments: list[str] | None = None) -> int:
         help="where events go; auto is the journal under systemd, else standard error (default: %(default)s)",
     )
     parser.add_argument("--version", action="version", version=f"textgated {__version__}")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The `textgated` command."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     try:
         audit = Audit(choose_sink(options.log, os.environ))

@@ -9,6 +9,7 @@ same steps with the same words at the same pace as everybody, but nothing is sen
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -36,6 +37,9 @@ PHONE_PURPOSE = "phone"
 BUDGET_PURPOSE = "budget"
 RECOVERY_PURPOSE = "recovery"
 NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
+
+# What gets the reply of a step that may have to wait.
+Later = Callable[[Reply], None]
 
 # Ends of a text that mean "the gateway is away", for which [failmode] may let in. A refusal that is about the user,
 # the number or the account is none of them: nobody may open a door by running the account dry.
@@ -80,6 +84,13 @@ class Directory(Protocol):
 
     def lookup(self, user: str) -> Msisdn | None:
         """The number, or None. Raises DirectoryError if the directory can't be read."""
+
+
+class Alarm(Protocol):
+    """Calls back after a time."""
+
+    def after(self, wait_s: float, job: Callable[[], None]) -> None:
+        """Run a short job in wait_s seconds, on a thread of its own."""
 
 
 class Gateway(Protocol):
@@ -160,6 +171,7 @@ class Verifier:
         audit: Audit,
         host: str,
         clock: Clock,
+        alarm: Alarm,
         pace: Pace | None = None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -174,6 +186,7 @@ class Verifier:
         self._audit = audit
         self._host = host
         self._clock = clock
+        self._alarm = alarm
         self._pace = pace or Pace()
         self._pause = pause
 
@@ -181,25 +194,64 @@ class Verifier:
 
     def begin(self, session: Session) -> Reply:
         """First step: SKIP if no code is needed, ASK with a text on its way, or DENY."""
+        return _waited(lambda later: self.begin_later(session, later))
+
+    def begin_later(self, session: Session, later: Later) -> None:
+        """As `begin`, but calls `later` with the reply, once, on whichever thread has it; nobody waits for that.
+
+        Raises what keeps it from a reply, and then does not call.
+        """
+        reply = self._begin(session, later)
+        if reply is not None:
+            later(reply)
+
+    def check(self, session: Session, untrusted_code: Secret) -> Reply:
+        """Second step: PASS for the right code of this very session, else DENY. Every rule is looked at again."""
+        return _waited(lambda later: self.check_later(session, untrusted_code, later))
+
+    def check_later(self, session: Session, untrusted_code: Secret, later: Later) -> None:
+        """As `check`, in the manner of `begin_later`."""
+        attempt, _verdict = self.resolve(session)
+        reply = self._check(attempt, untrusted_code, later)
+        if reply is not None:
+            later(reply)
+
+    def begin_attempt(self, attempt: Attempt) -> Reply:
+        """Open a challenge for an attempt whose rules were looked at, and text its code."""
+
+        def begin(later: Later) -> None:
+            reply = self._open_and_text(attempt, later)
+            if reply is not None:
+                later(reply)
+
+        return _waited(begin)
+
+    def check_attempt(self, attempt: Attempt, untrusted_code: Secret) -> Reply:
+        """Compare a code for an attempt; an empty one asks for a new text."""
+
+        def check(later: Later) -> None:
+            reply = self._check(attempt, untrusted_code, later)
+            if reply is not None:
+                later(reply)
+
+        return _waited(check)
+
+    # In what follows a reply of None means that `later` will be called with it.
+
+    def _begin(self, session: Session, later: Later) -> Reply | None:
         account, verdict = self._judge(session)
         if verdict.decision is Decision.SKIP:
             # Before the phones are looked at: who needs no code gets in while they can't be read.
             attempt = self._attempt(session, account, verdict, None)
             self._note(Event.BEGIN, "login without a code", attempt, result="skip", reason=verdict.reason)
             return Reply(Word.SKIP, why=Why.NO_CODE_NEEDED)
-        return self.begin_attempt(self._with_phone(session, account, verdict))
+        return self._open_and_text(self._with_phone(session, account, verdict), later)
 
-    def check(self, session: Session, untrusted_code: Secret) -> Reply:
-        """Second step: PASS for the right code of this very session, else DENY. Every rule is looked at again."""
-        attempt, _verdict = self.resolve(session)
-        return self.check_attempt(attempt, untrusted_code)
-
-    def begin_attempt(self, attempt: Attempt) -> Reply:
-        """Open a challenge for an attempt whose rules were looked at, and text its code."""
+    def _open_and_text(self, attempt: Attempt, later: Later) -> Reply | None:
         try:
             begun = self._open(attempt, is_anew=False)
             if begun.state is BeginState.NEW:
-                return self._text(attempt, begun, is_anew=False)
+                return self._text(attempt, begun, later, is_anew=False)
         except StoreUnavailable as error:
             return self._fail(FailKind.STORE, attempt, Word.SKIP, str(error))
         if begun.state is BeginState.LIVE:
@@ -207,12 +259,11 @@ class Verifier:
             return Reply(Word.ASK, texts.STILL_GOOD, Why.CODE_LIVE)
         return self._not_opened(attempt, begun)
 
-    def check_attempt(self, attempt: Attempt, untrusted_code: Secret) -> Reply:
-        """Compare a code for an attempt; an empty one asks for a new text."""
+    def _check(self, attempt: Attempt, untrusted_code: Secret, later: Later) -> Reply | None:
         typed = codes.normalise(untrusted_code.reveal())
         try:
             if not typed.reveal():
-                return self._anew(attempt)
+                return self._anew(attempt, later)
             if codes.is_recovery_form(typed):
                 return self._recover(attempt, typed)
             return self._take_and_compare(attempt, typed)
@@ -303,11 +354,11 @@ class Verifier:
         number = attempt.phone.reveal() if attempt.phone else NO_PHONE
         return self._vault.tags(f"{attempt.user_key}:{number}", purpose=PHONE_PURPOSE)
 
-    def _anew(self, attempt: Attempt) -> Reply:
+    def _anew(self, attempt: Attempt, later: Later) -> Reply | None:
         """An empty answer: a new text, if the limits allow one. It lets nobody in, so it is always a denial."""
         begun = self._open(attempt, is_anew=True)
         if begun.state is BeginState.NEW:
-            return self._text(attempt, begun, is_anew=True)
+            return self._text(attempt, begun, later, is_anew=True)
         return replaced(self._not_opened(attempt, begun), word=Word.DENY)
 
     def _not_opened(self, attempt: Attempt, begun: Begun) -> Reply:
@@ -325,8 +376,8 @@ class Verifier:
 
     # --- Texting ---
 
-    def _text(self, attempt: Attempt, begun: Begun, *, is_anew: bool) -> Reply:
-        """Send the code of a new challenge; wait for the gateway only as long as a person should.
+    def _text(self, attempt: Attempt, begun: Begun, later: Later, *, is_anew: bool) -> Reply | None:
+        """Send the code of a new challenge; the reply comes when the gateway has answered, or after send_wait_s.
 
         is_anew: asked for at the prompt, where only PASS and DENY are answers.
         """
@@ -341,13 +392,22 @@ class Verifier:
             self._pay_back(attempt, payment, None)
             self._note(Event.OVERLOAD, "too many texts waiting", attempt, priority=Priority.ERROR, result="deny")
             return Reply(Word.DENY, texts.BUSY, Why.BUSY)
-        word = Word.DENY if is_anew else Word.ASK
-        on_its_way = Reply(word, texts.ON_ITS_WAY_ANEW if is_anew else texts.ON_ITS_WAY, Why.CODE_ON_ITS_WAY)
-        try:
-            result = future.result(timeout=self._config.gateway.send_wait_s)
-        except TimeoutError:
-            self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason="send_pending")
-            return on_its_way
+        once = _Once(later)
+        future.add_done_callback(
+            lambda done: once.answer(lambda: self._told(attempt, begun, done.result(), is_anew=is_anew))
+        )
+        self._alarm.after(
+            self._config.gateway.send_wait_s, lambda: once.answer(lambda: self._on_its_way(attempt, is_anew=is_anew))
+        )
+        return None
+
+    def _on_its_way(self, attempt: Attempt, *, is_anew: bool) -> Reply:
+        """The gateway takes its time; how it ends is told at the check."""
+        self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason="send_pending")
+        return _on_its_way(Why.CODE_ON_ITS_WAY, is_anew=is_anew)
+
+    def _told(self, attempt: Attempt, begun: Begun, result: SendResult, *, is_anew: bool) -> Reply:
+        """The reply when it is known how the text ended."""
         if result.outcome is Outcome.REFUSED:
             if attempt.may_pass and _state(result) in AWAY_STATES:
                 return self._fail(FailKind.GATEWAY, attempt, Word.PASS if is_anew else Word.SKIP, result.reason.value)
@@ -355,7 +415,8 @@ class Verifier:
             return Reply(Word.DENY, texts.NOT_SENT_ANEW if begun.is_live else texts.NOT_SENT, Why.NOT_SENT)
         self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason=attempt.reason)
         if result.outcome is Outcome.UNKNOWN:
-            return replaced(on_its_way, why=Why.SEND_UNKNOWN)
+            return _on_its_way(Why.SEND_UNKNOWN, is_anew=is_anew)
+        word = Word.DENY if is_anew else Word.ASK
         return Reply(word, texts.SENT_ANEW if is_anew else texts.SENT, Why.CODE_SENT)
 
     @staticmethod
@@ -605,6 +666,40 @@ class Verifier:
             phone=attempt.phone.masked if attempt.phone else None,
             **fields,
         )
+
+
+class _Once:
+    """Answers a login once, with whichever of several replies comes first; making one that fails answers DENY."""
+
+    def __init__(self, later: Later) -> None:
+        self._later: Later | None = later
+        self._lock = threading.Lock()
+
+    def answer(self, make: Callable[[], Reply]) -> None:
+        """Answer with what `make` gives, unless there was an answer before."""
+        with self._lock:
+            later, self._later = self._later, None
+        if later is None:
+            return
+        try:
+            reply = make()
+        except Exception:
+            reply = Reply(Word.DENY, texts.INTERNAL)
+        later(reply)
+
+
+def _waited(start: Callable[[Later], None]) -> Reply:
+    """Start something that calls with a reply, and wait for it."""
+    answered: Future[Reply] = Future()
+    start(answered.set_result)
+    return answered.result()
+
+
+def _on_its_way(why: Why, *, is_anew: bool) -> Reply:
+    """A text may still arrive: asked for at the prompt (is_anew) it lets nobody in, so it is a denial there."""
+    if is_anew:
+        return Reply(Word.DENY, texts.ON_ITS_WAY_ANEW, why)
+    return Reply(Word.ASK, texts.ON_ITS_WAY, why)
 
 
 def user_key(user: str) -> str:

@@ -13,7 +13,7 @@ from .audit import Audit, Event, Priority
 from .config import Config, parse_config
 from .credentials import DIRECTORY_VARIABLE, load_credential
 from .directory import build_directory
-from .dispatcher import Dispatcher
+from .dispatcher import Alarms, Dispatcher
 from .errors import ConfigError
 from .gateway import Gateway, GatewayCredentials, build_gateway
 from .policy import names_groups
@@ -34,6 +34,7 @@ class Services:
     store: Store
     gateway: Gateway
     sender: Dispatcher
+    alarms: Alarms
     vault: Vault
     pace: Pace
     verifier: Verifier
@@ -41,8 +42,21 @@ class Services:
     def close(self) -> None:
         """Finish the texts under way, then let go of gateway and store."""
         self.sender.close()
+        self.alarms.close()
         self.gateway.close()
         self.store.close()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What is secret, for a program that has it at hand instead of in files.
+
+    vault: the text of a vault-key file, lines `NAME:64 HEX DIGITS`, the first one seals. store_password: Redis'.
+    """
+
+    vault: Secret
+    gateway: GatewayCredentials
+    store_password: Secret | None = None
 
 
 def load_config(path: str) -> Config:
@@ -76,14 +90,18 @@ def load_gateway_credentials(config: Config, environ: Mapping[str, str]) -> Gate
     )
 
 
-def build_sending_gateway(config: Config, environ: Mapping[str, str]) -> Gateway:
-    """The gateway with its credentials, connected to nothing yet. Raises CredentialError."""
-    return build_gateway(config.gateway, load_gateway_credentials(config, environ))
-
-
 def load_vault(config: Config, environ: Mapping[str, str]) -> Vault:
     """The vault with its keys. Raises CredentialError."""
     return Vault(parse_keys(load_credential("vault-key", config.vault.key_file, environ=environ)))
+
+
+def load_keys(config: Config, environ: Mapping[str, str]) -> Keys:
+    """The secrets, from systemd's credentials or their files. Raises CredentialError."""
+    return Keys(
+        vault=load_credential("vault-key", config.vault.key_file, environ=environ),
+        gateway=load_gateway_credentials(config, environ),
+        store_password=_store_password(environ),
+    )
 
 
 def build_services(
@@ -91,6 +109,7 @@ def build_services(
     audit: Audit,
     environ: Mapping[str, str],
     *,
+    keys: Keys | None = None,
     former: Services | None = None,
     clock: Clock | None = None,
     accounts: Accounts | None = None,
@@ -98,18 +117,20 @@ def build_services(
 ) -> Services:
     """Make every part.
 
-    former: what a reload replaces; its sender and what it learnt of the gateway go on. clock, accounts, directory: in
-    place of the machine's time, NSS and [phones].
+    keys: in place of those of systemd and the files. former: what a reload replaces; its threads and what it learnt
+    of the gateway go on. clock, accounts, directory: in place of the machine's time, NSS and [phones].
 
     Connects to nothing: a daemon whose Redis is not up yet starts all the same and refuses until it is.
     Raises ConfigError or CredentialError.
     """
-    vault = load_vault(config, environ)
-    gateway = build_sending_gateway(config, environ)
-    store = build_store(config, environ)
+    keys = keys or load_keys(config, environ)
+    vault = Vault(parse_keys(keys.vault))
+    gateway = build_gateway(config.gateway, keys.gateway)
+    store = build_store(config, keys.store_password)
     accounts = accounts or NssAccounts(with_groups=names_groups(config))
     directory = directory or build_directory(config.phones, accounts, on_fault=_fault_reporter(audit))
     sender = former.sender if former else Dispatcher(threads=config.gateway.connections, waiting=SENDS_WAITING)
+    alarms = former.alarms if former else Alarms()
     pace = former.pace if former else Pace()
     verifier = Verifier(
         config=config,
@@ -122,16 +143,17 @@ def build_services(
         audit=audit,
         host=socket.gethostname().partition(".")[0] or "this host",
         clock=clock or SystemClock(),
+        alarm=alarms,
         pace=pace,
     )
-    return Services(config, store, gateway, sender, vault, pace, verifier)
+    return Services(config, store, gateway, sender, alarms, vault, pace, verifier)
 
 
-def build_store(config: Config, environ: Mapping[str, str]) -> Store:
-    """The store, connected to nothing yet. Raises ConfigError for a URL that can't be used, or CredentialError."""
+def build_store(config: Config, password: Secret | None) -> Store:
+    """The store, connected to nothing yet. Raises ConfigError for a URL that can't be used."""
     connections = config.daemon.workers + config.gateway.connections + 1
     try:
-        return Store(config.store, connections=connections, password=_store_password(environ))
+        return Store(config.store, connections=connections, password=password)
     except ValueError:
         raise ConfigError(config.path, ("[store] url: has a part that redis-py doesn't know",)) from None
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""What sshd must be told for logins with a code, and whether its files and `sshd -T` say so.
+
+Text in, findings out; no file is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from .pam_stack import FirstFactor
+
+DROP_IN = "/etc/ssh/sshd_config.d/00-textgate.conf"  # sshd takes the first value it finds, so it comes first
+MAIN_FILE = "/etc/ssh/sshd_config"
+FIRST_LINE = "# Made by `textgate pam`; take it out with `textgate pam disable sshd`."
+
+METHODS: Mapping[FirstFactor, str] = {
+    FirstFactor.KEY: "publickey,keyboard-interactive:pam",
+    FirstFactor.PASSWORD: "keyboard-interactive:pam",
+    FirstFactor.ANY: "publickey,keyboard-interactive:pam keyboard-interactive:pam",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of sshd's files. keyword: in lower case. condition: of the Match block it is in, "" outside of any."""
+
+    place: str
+    keyword: str
+    value: str
+    condition: str
+
+
+def drop_in_text(first_factor: FirstFactor) -> str:
+    """The file for sshd_config.d."""
+    return f"""\
+{FIRST_LINE}
+# The code is asked for by PAM, through keyboard-interactive. PasswordAuthentication would ask PAM a second time in a
+# way that can't ask for a code.
+UsePAM yes
+KbdInteractiveAuthentication yes
+PasswordAuthentication no
+AuthenticationMethods {METHODS[first_factor]}
+"""
+
+
+def wanted(first_factor: FirstFactor) -> Mapping[str, str]:
+    """Keyword -> value that must be in effect."""
+    return {
+        "usepam": "yes",
+        "kbdinteractiveauthentication": "yes",
+        "passwordauthentication": "no",
+        "authenticationmethods": METHODS[first_factor],
+    }
+
+
+def effective(output: str) -> dict[str, str]:
+    """What `sshd -T` prints, keyword -> value; the first one where a keyword comes twice."""
+    found: dict[str, str] = {}
+    for line in output.splitlines():
+        keyword, _, value = line.strip().partition(" ")
+        found.setdefault(keyword.lower(), value.strip())
+    return found
+
+
+def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[Setting] = ()) -> Iterator[str]:
+    """What is wrong in the output of `sshd -T` for logins with a code. settings: of sshd's files, to name the line."""
+    found, places = effective(output), list(settings)
+    for keyword, value in wanted(first_factor).items():
+        if found.get(keyword, "") != value:
+            places_of = [one.place for one in places if one.keyword == _canonical(keyword) and one.value.lower() != value]
+            by = f", by {places_of[0]}" if places_of else ""
+            yield f"{keyword} is `{found.get(keyword, 'unset')}` in effect and not `{value}`{by}"
+    if found.get("pamservicename", "sshd") != "sshd":
+        yield f"its PAM service is {found['pamservicename']} and not sshd (PAMServiceName)"
+
+
+def match_faults(settings: Iterable[Setting], first_factor: FirstFactor) -> Iterator[str]:
+    """Lines in Match blocks by which some logins go without a code. `sshd -T` shows them for one user at a time."""
+    for setting in settings:
+        value = setting.value.lower()
+        is_open = {
+            "passwordauthentication": value != "no",
+            "kbdinteractiveauthentication": value != "yes",
+            "authenticationmethods": value != METHODS[first_factor],
+        }.get(setting.keyword, False)
+        if setting.condition and is_open:
+            yield f"{setting.place}: {setting.keyword} {setting.value}, for Match {setting.condition}"
+
+
+def read_settings(lines: Iterable[tuple[str, str]], *, condition: str = "") -> Iterator[Setting]:
+    """The settings of one file, Include and Match among them (their keywords are "include" and "match").
+
+    lines: place and text of each. condition: of the Match block in which the file is included.
+    """
+    for place, raw in lines:
+        words = raw.strip()
+        if not words or words.startswith("#"):
+            continue
+        keyword, value = _split(words)
+        if keyword == "match":
+            condition = value
+        yield Setting(place, _canonical(keyword), value, condition)
+
+
+def _split(words: str) -> tuple[str, str]:
+    """ "PasswordAuthentication no", "PasswordAuthentication=no", 'passwordauthentication "no"' -> keyword, value."""
+    end = next((at for at, char in enumerate(words) if char in " \t="), len(words))
+    value = words[end:].lstrip(" \t")
+    value = value.removeprefix("=").partition(" #")[0].strip()
+    return words[:end].lower(), " ".join(value.replace('"', "").split())
+
+
+def _canonical(keyword: str) -> str:
+    """sshd's former name for keyboard-interactive counts as the present one."""
+    return {"challengeresponseauthentication": "kbdinteractiveauthentication"}.get(keyword, keyword)
