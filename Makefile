@@ -69,6 +69,9 @@ bench: apt-test venv build-pam ## what textgate costs a login and a machine (roo
 	@packaging/ensure-packages libpam-oath libpam-google-authenticator
 	PYTHONPATH=$(abspath tests) $(WORLD) $(abspath $(PY)) -m bench $(BENCH)
 
+sim: venv ## attackers and ordinary days against the limits, in virtual time (build/sim)
+	PYTHONPATH=daemon:tests $(PY) -m sim $(SIM_ARGS)
+
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf $(BUILD)

@@ -28,6 +28,7 @@ Parse = Callable[[Any], Any]
 T = TypeVar("T")
 
 _ONE, _HUNDRED = Decimal(1), Decimal(100)
+MONEY_MAX = 1_000_000_000
 DEFAULT_PATH = "/etc/textgate/textgate.toml"
 
 
@@ -63,9 +64,9 @@ def money(value: Any) -> Decimal:
             amount = Decimal(value)
         except InvalidOperation:
             amount = Decimal(-1)
-        if amount.is_finite() and amount >= 0:
+        if amount.is_finite() and 0 <= amount <= MONEY_MAX:
             return amount
-    raise ValueError('must be an amount such as 25 or "25.00"')
+    raise ValueError(f'must be an amount such as 25 or "25.00", at most {MONEY_MAX}')
 
 
 def choice(*words: str) -> Parse:
@@ -249,8 +250,8 @@ class LimitsConfig:
     sends_per_day: int = option(
         20, integer(1, 10000), "unanswered texts to one user in any 24 hours; two fifths of them from one place"
     )
-    sends_per_phone_per_day: int = option(30, integer(1, 100_000), "texts to one number in a day, over all users")
-    sends_per_source_per_hour: int = option(60, integer(1, 1_000_000), "texts asked for from one address in an hour")
+    sends_per_phone_per_day: int = option(100, integer(1, 100_000), "texts to one number in a day, over all users")
+    sends_per_source_per_hour: int = option(300, integer(1, 1_000_000), "texts asked for from one address in an hour")
     sends_per_host_per_minute: int = option(120, integer(1, 1_000_000), "texts asked for by one machine in a minute")
     sends_per_country_per_day: int = option(2000, integer(1, 100_000_000), "texts to one country in a day")
     sends_per_day_in_all: int = option(2000, integer(1, 100_000_000), "texts in a day, of all that share the Redis")

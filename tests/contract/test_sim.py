@@ -81,9 +81,12 @@ def test_attacker_gets_few_texts_for_one_account(attacks: dict[str, Attack]) -> 
             assert row.texts_a_day <= LIMITS.sends_per_day
 
 
-def test_ordinary_users_and_a_fleet_are_not_refused(ordinary: dict[str, Ordinary]) -> None:
-    for name in ("20 users, 6 logins a day each", "fleet of 1000 servers, 100 people, 15 logins a day each"):
-        assert ordinary[name].refused <= ordinary[name].logins / 200
+def test_ordinary_days_see_no_false_refusals(ordinary: dict[str, Ordinary]) -> None:
+    """At most 1 in 200, of whom most mistyped three times."""
+    rows = [row for name, row in ordinary.items() if not name.startswith("gateway away")]
+    assert len(rows) == 4
+    for row in rows:
+        assert row.refused <= row.logins / 200
 
 
 def test_people_with_recovery_codes_get_in_while_the_gateway_is_away(ordinary: dict[str, Ordinary]) -> None:

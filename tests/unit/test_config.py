@@ -271,6 +271,7 @@ REFUSED = [
     ("store", 'url = "redis://127.0.0.1?password=x"', "must not hold a password"),
     ("store", 'url = "redis://127.0.0.1?password="', "must not hold a password"),
     ("services", 'ssh = ["SSHD"]', "entry 1 must be a PAM service in lower case"),
+    ("limits", 'spend_per_day = "1e999990"', "must be an amount"),
     ("limits", "spend_per_day = 1.5", "must be an amount"),  # a float can't hold money exactly
     ("gateway", 'url = "http://gatewayapi.com"', "must be https"),  # keys would go out in clear text
     ("gateway", 'url = "http://127.0.0.1.example"', "must be https"),
