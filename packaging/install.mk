@@ -7,37 +7,48 @@ DESTDIR ?=
 PYTHONDIR ?= /usr/lib/python3/dist-packages
 BINDIR ?= /usr/bin
 SBINDIR ?= /usr/sbin
+SHAREDIR ?= /usr/share/textgate
+DOCDIR ?= /usr/share/doc/textgate
 SYSCONFDIR ?= /etc/textgate
 UNITDIR ?= /usr/lib/systemd/system
 
 PAM_BUILD := $(abspath $(BUILD))/pam
 
-.PHONY: build-pam install install-python install-pam install-config
+.PHONY: build-pam install install-python install-commands install-pam install-config install-docs
 build-pam: ## build the PAM module
 	@$(MAKE) --no-print-directory -C pam_helper BUILD=$(PAM_BUILD) all
 
-install: install-python install-pam install-config ## put everything into its place below DESTDIR
+install: install-python install-commands install-pam install-config install-docs ## put everything into its place below DESTDIR
 
 install-python:
 	cd daemon && find textgate -type f \( -name '*.py' -o -name '*.lua' -o -name py.typed \) \
 		-exec install -D -m 0644 {} $(DESTDIR)$(PYTHONDIR)/{} \;
+
+install-commands:
 	install -D -m 0755 packaging/bin/textgate $(DESTDIR)$(BINDIR)/textgate
 	install -D -m 0755 packaging/bin/textgated $(DESTDIR)$(SBINDIR)/textgated
 
 install-pam:
 	@$(MAKE) --no-print-directory -C pam_helper BUILD=$(PAM_BUILD) DESTDIR=$(DESTDIR) install
+	[ -e $(DESTDIR)/etc/pam.d/textgate-api ] || \
+		install -D -m 0644 packaging/etc/pam.d/textgate-api $(DESTDIR)/etc/pam.d/textgate-api
 
 install-config:
 	install -d -m 0755 $(DESTDIR)$(SYSCONFDIR)
 	install -d -m 0700 $(DESTDIR)$(SYSCONFDIR)/credentials
-	[ -e $(DESTDIR)$(SYSCONFDIR)/textgate.toml ] || \
-		install -m 0644 packaging/etc/textgate.toml $(DESTDIR)$(SYSCONFDIR)/textgate.toml
-	set -- systemd/*.service systemd/*.socket; for unit; do \
-		[ ! -e "$$unit" ] || install -D -m 0644 "$$unit" -t $(DESTDIR)$(UNITDIR); done
-	[ ! -e systemd/textgate.sysusers ] || \
-		install -D -m 0644 systemd/textgate.sysusers $(DESTDIR)/usr/lib/sysusers.d/textgate.conf
-	[ ! -e systemd/textgate.tmpfiles ] || \
-		install -D -m 0644 systemd/textgate.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/textgate.conf
+	for name in textgate.toml redis.conf; do \
+		[ -e $(DESTDIR)$(SYSCONFDIR)/$$name ] || install -m 0644 packaging/etc/$$name $(DESTDIR)$(SYSCONFDIR)/$$name; done
+	install -D -m 0755 packaging/bin/run-redis $(DESTDIR)/usr/libexec/textgate/run-redis
+	install -D -m 0644 packaging/redis.conf $(DESTDIR)$(SHAREDIR)/redis.conf
+	install -D -m 0644 systemd/*.service systemd/*.socket systemd/*.timer -t $(DESTDIR)$(UNITDIR)
+	install -D -m 0644 systemd/textgate.sysusers $(DESTDIR)/usr/lib/sysusers.d/textgate.conf
+	install -D -m 0644 systemd/textgate.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/textgate.conf
+	install -D -m 0644 systemd/textgate.catalog $(DESTDIR)/usr/lib/systemd/catalog/textgate.catalog
+
+install-docs:
+	install -D -m 0644 README.md SECURITY.md daemon/PROTOCOL.md daemon/STORE.md -t $(DESTDIR)$(DOCDIR)
+	install -D -m 0644 pam_helper/README.md $(DESTDIR)$(DOCDIR)/pam.md
+	install -D -m 0644 systemd/credentials-encrypted.conf -t $(DESTDIR)$(DOCDIR)/examples
 
 .PHONY: demo
 demo: apt-demo build-pam ## log in by ssh and sudo with texted codes, in a private world (see README.md)

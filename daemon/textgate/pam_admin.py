@@ -1,46 +1,92 @@
 # SPDX-License-Identifier: MIT
 """Puts textgate's lines into services and takes them out again, without ever leaving half of it behind.
 
-What a change is made of is kept under STATE_DIR before anything is written: each file's bytes, former and new.
-`disable` puts the former bytes back, and only while the files are still as textgate left them:
-what an administrator has changed since is never overwritten. For sshd the order matters. Its settings come first and
-the PAM file last, and the other way round on the way back, so that there is no moment in which a key or a password
-alone is asked for and a code alone lets in.
+Rules of this file:
+- What a change is made of is on the disk under STATE_DIR, former and new bytes of each file, before anything else is
+  written. So whatever breaks a change off, `disable` knows the way back.
+- One change at a time (a lock in STATE_DIR), and no signal in the middle of one.
+- A file that an administrator has changed since is never overwritten: textgate's lines alone are taken out of it, or,
+  where they can't be told from his, nothing is done and he is told which lines they are.
+- For sshd the order matters: its settings come first and the PAM file last, and the other way round on the way back.
+  There is no moment in which a key or a password alone is asked for and a code alone lets in.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import difflib
+import fcntl
+import glob
 import json
 import os
+import re
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
+from . import sshd_config
 from .errors import TextgateError
-from .pam_stack import BEGIN_MARK, FirstFactor, StackError, has_block, read_auth_rules, ways_around, with_block
+from .pam_stack import (
+    FirstFactor,
+    Rule,
+    StackError,
+    block_count,
+    block_text,
+    body_lines,
+    has_block,
+    has_mark,
+    is_plain_common,
+    lets_in_with_code,
+    read_stack,
+    ways_around,
+    with_block,
+    without_block,
+)
+from .sshd_config import DROP_IN, Setting
 
 STATE_DIR = "/var/lib/textgate/pam"
 PAM_DIR = "/etc/pam.d"
-SSHD_DROP_IN = "/etc/ssh/sshd_config.d/00-textgate.conf"  # sshd takes the first value it finds, so it comes first
+VENDOR_PAM_DIR = "/usr/lib/pam.d"  # where libpam looks next
 SSHD_SERVICES = ("sshd",)
 REVERT_TIMER = "textgate-pam-revert.timer"
 SERVICE_MAX_LENGTH = 64
+LOCK_WAIT_S = 20.0
+LOCK_POLL_S = 0.05
+COMMAND_TIMEOUT_S = 60
+FILES_MAX_BYTES = 1 << 20
+VERSION = 1
 
-_METHODS = {
-    FirstFactor.KEY: "publickey,keyboard-interactive:pam",
-    FirstFactor.PASSWORD: "keyboard-interactive:pam",
-    FirstFactor.ANY: "publickey,keyboard-interactive:pam keyboard-interactive:pam",
-}
+# Services that can't ask for a code, and why.
+_NOBODY = "it authenticates nobody"
+_ONE_PROMPT = "it can ask for one password and no more"
+_AS_USER = "it runs as the user, who can't reach textgate's socket"
+UNSUITABLE: Mapping[str, str] = (
+    dict.fromkeys(["atd", "chpasswd", "cron", "crond", "newusers", "passwd", "runuser", "runuser-l"], _NOBODY)
+    | dict.fromkeys(["systemd-user", "cups", "gdm-launch-environment", "sddm-greeter", "lightdm-greeter"], _NOBODY)
+    | dict.fromkeys(["dovecot", "imap", "pop3", "smtp", "openvpn", "ppp", "samba", "vsftpd", "proftpd"], _ONE_PROMPT)
+    | dict.fromkeys(["xrdp-sesman", "saslauthd", "exim4", "polkit-1"], _ONE_PROMPT)
+    | dict.fromkeys(["i3lock", "kde", "physlock", "swaylock", "vlock", "xlock", "xscreensaver"], _AS_USER)
+)
 
 
 class PamAdminError(TextgateError):
-    """A change was not made, or was taken back; the files are as they were before."""
+    """A change was not made, or was taken back; the message says how the files are now."""
+
+
+class Condition(Enum):
+    """How the files of a guarded service are, compared with what was written."""
+
+    WHOLE = "whole"
+    HALF = "half"  # some are as they were before: a change was broken off
+    CHANGED = "changed"  # somebody has changed one since
 
 
 @dataclass(frozen=True)
@@ -54,14 +100,16 @@ class FileChange:
     def diff(self) -> str:
         """The change as a unified diff."""
         old, new = (_lines(content) for content in (self.before, self.after))
-        return "".join(difflib.unified_diff(old, new, self.path, self.path))
+        names = ["/dev/null" if content is None else self.path for content in (self.before, self.after)]
+        return "".join(difflib.unified_diff(old, new, *names))
 
 
 @dataclass(frozen=True)
 class Guard:
     """One service that textgate guards, as STATE_DIR remembers it.
 
-    started_at: Unix seconds. confirm_by: when a try is taken back unless it is confirmed; None for a firm one.
+    changes: in the order of writing. started_at: Unix seconds. confirm_by: when a try is taken back unless it is
+    confirmed; None for a firm one. fault: why taking it back failed, "" if it did not.
     """
 
     service: str
@@ -69,6 +117,20 @@ class Guard:
     changes: tuple[FileChange, ...]
     started_at: int
     confirm_by: int | None
+    fault: str = ""
+
+    def is_due(self, now_at: int) -> bool:
+        """Whether a try's time is up. So it is when the clock is before its beginning: nobody knows how long it ran."""
+        return self.confirm_by is not None and not self.started_at <= now_at < self.confirm_by
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """What became of a try. error: why it could not be taken back, and is to be tried again."""
+
+    service: str
+    is_confirmed: bool
+    error: TextgateError | None = None
 
 
 class PamAdmin:
@@ -81,200 +143,422 @@ class PamAdmin:
     # --- What there is ---
 
     def read_pam(self, name: str) -> str:
-        """Text of /etc/pam.d/NAME. Raises StackError."""
-        path = self._at(PAM_DIR) / name
-        if "/" in name.strip("/") or not name or name.startswith("."):
-            path = self._root / name.lstrip("/")
-        try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError):
-            raise StackError(f"/etc/pam.d/{name}: can't be read", hint="see: ls /etc/pam.d") from None
+        """The text that libpam reads for a name: of /etc/pam.d, or else of /usr/lib/pam.d. Raises StackError."""
+        paths = [name] if name.startswith("/") else [f"{PAM_DIR}/{name}", f"{VENDOR_PAM_DIR}/{name}"]
+        for path in paths:
+            try:
+                content = self._bytes(path)
+                if content is not None:
+                    return content.decode()
+            except (OSError, UnicodeDecodeError):
+                break
+        raise StackError(f"{paths[0]}: can't be read", hint=f"see: ls {PAM_DIR}")
+
+    def rules(self, service: str) -> list[Rule]:
+        """The auth stack of a service. Raises StackError."""
+        return read_stack(service, self.read_pam)
 
     def services(self) -> list[str]:
-        """The services that have textgate's lines, by whoever put them in."""
-        found = []
-        for path in sorted(self._at(PAM_DIR).iterdir()):
-            try:
-                if path.name != "textgate" and has_block(read_auth_rules(path.name, self.read_pam)):
-                    found.append(path.name)
-            except StackError:
-                continue
-        return found
+        """The services that have textgate's lines, by whoever put them in, and by way of other files too."""
+        return [name for name, rules in self._stacks() if has_block(rules)]
+
+    def services_through(self, service: str) -> list[str]:
+        """The services whose stack goes through the file of this one: itself, and su-l for su."""
+        prefix = f"{PAM_DIR}/{service}:"
+        return [name for name, rules in self._stacks() if any(rule.place.startswith(prefix) for rule in rules)]
+
+    def _stacks(self) -> Iterator[tuple[str, list[Rule]]]:
+        """Every service whose files can be read."""
+        names = {
+            path.name
+            for folder in (PAM_DIR, VENDOR_PAM_DIR)
+            if self._at(folder).is_dir()
+            for path in self._at(folder).iterdir()
+            if _is_service(path.name)
+        }
+        for name in sorted(names):
+            with contextlib.suppress(StackError):
+                yield name, self.rules(name)
 
     def ways_around(self, service: str) -> tuple[str, ...]:
         """Lines of a service that let in although textgate says no. Raises StackError."""
-        return ways_around(read_auth_rules(service, self.read_pam))
+        return ways_around(self.rules(service))
 
     def guard(self, service: str) -> Guard | None:
-        """What is remembered of a service; None if textgate did not put its lines in."""
+        """What is remembered of a service; None if nothing is. Raises PamAdminError if it can't be read."""
+        path = self._state(service)
         try:
-            kept = json.loads(self._state(service).read_text())
-            return Guard(
-                service=kept["service"],
+            kept = json.loads(path.read_bytes())
+            guard = Guard(
+                service=str(kept["service"]),
                 first_factor=FirstFactor(kept["first_factor"]),
                 changes=tuple(
-                    FileChange(item["path"], _decoded(item["before"]), _decoded(item["after"]))
+                    FileChange(str(item["path"]), _decoded(item["before"]), _decoded(item["after"]))
                     for item in kept["changes"]
                 ),
-                started_at=kept["started_at"],
-                confirm_by=kept["confirm_by"],
+                started_at=int(kept["started_at"]),
+                confirm_by=None if kept["confirm_by"] is None else int(kept["confirm_by"]),
+                fault=str(kept["fault"]),
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except PermissionError:
+            raise PamAdminError(f"{path}: can't be read", hint="run it with sudo") from None
         except (OSError, ValueError, KeyError, TypeError):
+            guard = None
+        # A damaged file must not make textgate write anywhere else.
+        paths = [change.path for change in guard.changes] if guard else []
+        if guard is None or guard.service != service or not {*paths} <= {f"{PAM_DIR}/{service}", DROP_IN}:
             raise PamAdminError(
-                f"{self._state(service)}: can't be read", hint="compare the service's file with its package's by hand"
-            ) from None
+                f"{path}: is damaged, what {service}'s files were before is not known any more",
+                hint=f"textgate pam disable {service} takes textgate's lines out all the same",
+            )
+        return guard
 
-    def guards(self) -> Iterator[Guard]:
-        """Everything that is remembered, by service."""
+    def remembered(self) -> list[str]:
+        """The services that something is remembered of, readable or not."""
         folder = self._at(STATE_DIR)
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            guard = self.guard(path.stem)
-            if guard is not None:
-                yield guard
+        try:
+            return sorted(path.stem for path in folder.iterdir() if path.suffix == ".json" and _is_service(path.stem))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except PermissionError:
+            raise PamAdminError(f"{folder}: can't be read", hint="run it with sudo") from None
+
+    def guards(self) -> list[Guard]:
+        """All that is remembered and can be read, by service."""
+        found = []
+        for service in self.remembered():
+            with contextlib.suppress(PamAdminError):
+                guard = self.guard(service)
+                if guard is not None:
+                    found.append(guard)
+        return found
+
+    def pending(self) -> list[Guard]:
+        """The tries that are neither confirmed nor taken back."""
+        return [guard for guard in self.guards() if guard.confirm_by is not None]
+
+    def condition(self, guard: Guard) -> Condition:
+        """How a service's files are now."""
+        are = [(self._bytes(change.path), change) for change in guard.changes]
+        if all(content == change.after for content, change in are):
+            return Condition.WHOLE
+        if all(content in (change.after, change.before) for content, change in are):
+            return Condition.HALF
+        return Condition.CHANGED
+
+    def marked(self) -> list[str]:
+        """The services with lines of textgate's making in their own file."""
+        return [
+            path.name
+            for path in (sorted(self._at(PAM_DIR).iterdir()) if self._at(PAM_DIR).is_dir() else ())
+            if _is_service(path.name) and has_mark((self._bytes(f"{PAM_DIR}/{path.name}") or b"").decode(errors="replace"))
+        ]
 
     # --- Changing it ---
 
     def plan(self, service: str, first_factor: FirstFactor) -> tuple[FileChange, ...]:
         """What `enable` would change, in the order of writing. Raises StackError or PamAdminError if it can't be."""
         check_service(service)
-        if first_factor is not FirstFactor.PASSWORD and service not in SSHD_SERVICES:
+        is_sshd = service in SSHD_SERVICES
+        if first_factor is not FirstFactor.PASSWORD and not is_sshd:
             raise PamAdminError(
                 f"{service} sees no ssh key: its first factor is the password", hint="use --first-factor password"
             )
-        if (self._at(PAM_DIR) / service).is_symlink():
-            raise PamAdminError(
-                f"/etc/pam.d/{service}: is a symbolic link", hint="enable the service that it points to"
-            )
+        path = f"{PAM_DIR}/{service}"
+        for name in [path, DROP_IN] if is_sshd else [path]:
+            if self._at(name).is_symlink():
+                raise PamAdminError(
+                    f"{name}: is a symbolic link, and is left alone",
+                    hint="put a file in its place, or the lines into the file that it points to, by hand:\n  "
+                    + "\n  ".join(body_lines(first_factor)),
+                )
         before = self.read_pam(service)
+        if has_block(self.rules(service)):
+            raise PamAdminError(
+                f"{service} asks for a code already, by lines that `textgate pam` did not put in",
+                hint=f"textgate pam status; look for textgate in {path} and in the files that it includes",
+            )
+        if first_factor is FirstFactor.ANY and not is_plain_common(self.rules("common-auth")):
+            raise PamAdminError(
+                "common-auth checks passwords by more than pam_unix, which `any` does not cover",
+                hint=f"use --first-factor key or password, or write the lines into {path} by hand: "
+                "see /usr/share/doc/textgate/pam.md",
+            )
         after = with_block(before, first_factor, service=service)
-        changes = [FileChange(f"{PAM_DIR}/{service}", before.encode(), after.encode())]
-        if service in SSHD_SERVICES:
-            drop_in = self._bytes(SSHD_DROP_IN)
-            changes.insert(0, FileChange(SSHD_DROP_IN, drop_in, sshd_settings(first_factor).encode()))
-        self._check_ways(service, after)
+        self._check_stack(service, after)
+        changes = [FileChange(path, self._bytes(path), after.encode())]
+        if is_sshd:
+            drop_in = sshd_config.drop_in_text(first_factor).encode()
+            changes.insert(0, FileChange(DROP_IN, self._bytes(DROP_IN), drop_in))
         return tuple(changes)
 
-    def _check_ways(self, service: str, text: str) -> None:
-        def read(name: str) -> str:
-            return text if name == service else self.read_pam(name)
+    def planned_rules(self, service: str, text: str) -> list[Rule]:
+        """The stack of a service as it would be with this text for its own file. Raises StackError."""
+        return read_stack(service, lambda name: text if name == service else self.read_pam(name))
 
-        rules = read_auth_rules(service, read)
+    def _check_stack(self, service: str, text: str) -> None:
+        """Nobody gets around the lines, a right code gets through them, and nobody is asked twice."""
+        rules = self.planned_rules(service, text)
         around = ways_around(rules)
         if around:
             raise PamAdminError(
                 f"{service}: these lines would let in without a code: " + ", ".join(around),
-                hint="put textgate's lines before them, or make them `required`",
+                hint="a `sufficient` line, or a jump, above textgate's lines ends the stack before them: "
+                "make it `required`, or put it below",
             )
-        if not has_block(rules):
-            raise PamAdminError(f"{service}: textgate's lines would never be reached")
+        if not lets_in_with_code(rules):
+            raise PamAdminError(
+                f"{service}: nobody would be let in, not with a right code either",
+                hint="the lines of type auth above or below refuse everybody; see: textgate login-test",
+            )
+        for name, others in self._stacks():
+            if name != service and any(rule.place.startswith(f"{PAM_DIR}/{service}:") for rule in others):
+                through = read_stack(name, lambda one: text if one == service else self.read_pam(one))
+                if block_count(through) > 1:
+                    raise PamAdminError(
+                        f"{name} goes through {service} and would ask for two codes",
+                        hint=f"textgate pam disable {name}",
+                    )
 
     def enable(
-        self, service: str, first_factor: FirstFactor, *, now_at: int, confirm_by: int | None = None
+        self,
+        service: str,
+        first_factor: FirstFactor,
+        *,
+        now_at: int,
+        confirm_by: int | None = None,
+        is_forced: bool = False,
     ) -> tuple[FileChange, ...]:
         """Guard a service. Nothing stays changed if anything of it fails.
 
-        confirm_by: Unix seconds after which `revert_due` takes it back. Doing it twice changes nothing.
+        confirm_by: Unix seconds after which `revert_due` takes it back. is_forced: Match blocks of sshd that go without
+        a code are left to go. Doing it twice changes nothing.
         Returns what was changed. Raises PamAdminError or StackError.
         """
-        if self.guard(service) is not None:
-            return ()
-        changes = self.plan(service, first_factor)
-        guard = Guard(service, first_factor, changes, now_at, confirm_by)
-        self._remember(guard)
-        written: list[FileChange] = []
-        try:
-            for change in changes:
-                written.append(change)
-                self._write(change.path, change.after)
-                if change.path == SSHD_DROP_IN:
-                    self._check_sshd(first_factor)
-                    self._reload_sshd()
-        except (OSError, TextgateError) as error:
-            for change in reversed(written):
-                self._write(change.path, change.before)
-            if any(change.path == SSHD_DROP_IN for change in written):
-                self._run(["systemctl", "reload", "ssh.service"])
-            self._state(service).unlink(missing_ok=True)
-            if isinstance(error, TextgateError):
+        check_service(service)
+        with self._alone():
+            guard = self.guard(service)
+            if guard is not None and not self._mend(guard, first_factor):
+                return ()
+            changes = self.plan(service, first_factor)
+            self._remember(Guard(service, first_factor, changes, now_at, confirm_by))
+            try:
+                if confirm_by is not None:
+                    self._start_timer()
+                for change in changes:
+                    self._write(change.path, change.after)
+                    if change.path == DROP_IN:
+                        self._check_sshd(first_factor, is_forced=is_forced)
+                        self._reload_sshd()
+            except BaseException as error:
+                self._roll_back(service, changes)
+                if isinstance(error, OSError):
+                    raise _not_written(service, error) from None
                 raise
-            raise PamAdminError(f"{service}: can't be changed: {error.strerror}", hint="run it with sudo") from None
-        return changes
+            return changes
+
+    def _mend(self, guard: Guard, first_factor: FirstFactor) -> bool:
+        """Whether a service that was enabled before is to be enabled now: a change that was broken off is taken back."""
+        condition = self.condition(guard)
+        if condition is Condition.HALF:
+            self._take_out(guard.service)
+            return True
+        if condition is Condition.CHANGED and not has_block(self.rules(guard.service)):
+            raise PamAdminError(
+                f"{PAM_DIR}/{guard.service}: was changed since textgate wrote it, and asks for no code any more",
+                hint=f"textgate pam disable {guard.service}, then enable it anew; your changes stay",
+            )
+        if guard.first_factor is not first_factor:
+            raise PamAdminError(
+                f"{guard.service} is guarded with the first factor {guard.first_factor.value}",
+                hint=f"textgate pam disable {guard.service}, then enable it anew",
+            )
+        return False
+
+    def _roll_back(self, service: str, changes: tuple[FileChange, ...]) -> None:
+        """Put back what a change that failed has written. Raises PamAdminError if that fails too."""
+        try:
+            for change in reversed(changes):
+                if self._bytes(change.path) != change.before:
+                    self._write(change.path, change.before)
+        except OSError as error:
+            raise PamAdminError(
+                f"{service}: half of the change is left, and could not be taken back: {error.strerror}",
+                hint=f"textgate pam disable {service}, as soon as the files can be written",
+            ) from None
+        if any(change.path == DROP_IN for change in changes):
+            self._run(["systemctl", "try-reload-or-restart", "ssh.service"])
+        self._forget(service)
 
     def disable(self, service: str) -> tuple[FileChange, ...]:
-        """Put the former bytes back. Doing it twice changes nothing.
+        """Take textgate's lines out: files that are as textgate left them get back the very bytes that they had.
 
-        Returns what was changed. Raises PamAdminError when a file has been changed since, or is guarded by hand.
+        Works without what was remembered, too. Doing it twice changes nothing.
+        Returns what was changed. Raises PamAdminError when the lines can't be told from an administrator's, or when
+        they are not of `enable`'s making; then nothing was changed.
         """
-        guard = self.guard(service)
-        if guard is None:
+        _check_name(service)
+        with self._alone():
+            return self._take_out(service)
+
+    def _take_out(self, service: str) -> tuple[FileChange, ...]:
+        try:
+            guard = self.guard(service)
+        except PamAdminError:
+            guard = None
+        remembered = guard.changes if guard else ()
+        paths = [f"{PAM_DIR}/{service}", *([DROP_IN] if service in SSHD_SERVICES else [])]
+        known = {change.path: change for change in remembered}
+        is_remembered = self._state(service).exists()
+        back = [one for path in paths for one in self._way_back(path, known.get(path), service)]
+        if not back and not is_remembered:
             if service in self.services():
                 raise PamAdminError(
-                    f"/etc/pam.d/{service}: has textgate's lines, and not from here",
-                    hint="take the lines with textgate in them out by hand",
+                    f"{service} asks for a code by lines that `textgate pam` did not put in",
+                    hint=f"take them out by hand: grep -n textgate {PAM_DIR}/{service} {PAM_DIR}/common-auth; "
+                    "or pam-auth-update, if that put them in",
                 )
             return ()
-        for change in guard.changes:
-            if self._bytes(change.path) not in (change.after, change.before):
-                raise PamAdminError(
-                    f"{change.path}: was changed since textgate wrote it, and is left alone",
-                    hint=self._by_hand(change),
-                )
-        back = tuple(FileChange(change.path, self._bytes(change.path), change.before) for change in guard.changes)
-        for change in reversed(back):
-            self._write(change.path, change.after)
-        if any(change.path == SSHD_DROP_IN for change in back):
-            self._reload_sshd()
-        self._state(service).unlink(missing_ok=True)
-        return tuple(change for change in back if change.before != change.after)
+        try:
+            for change in back:
+                self._write(change.path, change.after)
+            if service in SSHD_SERVICES:
+                self._reload_sshd()
+            self._forget(service, is_damaged=guard is None)
+        except OSError as error:
+            raise _not_written(service, error) from None
+        return tuple(back)
 
-    def _by_hand(self, change: FileChange) -> str:
-        if change.path == SSHD_DROP_IN:
-            return f"remove {SSHD_DROP_IN} and reload sshd"
-        return f"take out the lines from `{BEGIN_MARK[:18]}` to `# textgate: end` by hand"
+    def _way_back(self, path: str, known: FileChange | None, service: str) -> list[FileChange]:
+        """What is to be done to one file. Raises PamAdminError."""
+        content = self._bytes(path)
+        if content is None or (known and content == known.before):
+            return []
+        if self._at(path).is_symlink():
+            raise PamAdminError(f"{path}: is a symbolic link by now, and is left alone", hint=f"ls -l {path}")
+        if known and content == known.after:
+            return [FileChange(path, content, known.before)]
+        if path == DROP_IN:
+            if not content.startswith(sshd_config.FIRST_LINE.encode() + b"\n"):
+                return []
+            aside = self._free_name(f"{path}.changed")  # sshd reads *.conf alone
+            keep = [] if known is None else [FileChange(aside, None, content)]
+            return [*keep, FileChange(path, content, known.before if known else None)]
+        text = content.decode("utf-8", errors="surrogateescape")
+        if not has_mark(text):
+            return []
+        cleaned = without_block(text)
+        if cleaned is None:
+            raise PamAdminError(
+                f"{path}: was changed within textgate's lines, and is left alone",
+                hint=f"take out by hand what is textgate's of these lines, and then: textgate pam disable {service}\n"
+                + block_text(text),
+            )
+        return [FileChange(path, content, cleaned.encode("utf-8", errors="surrogateescape"))]
+
+    def _free_name(self, path: str) -> str:
+        names = [path, *(f"{path}.{number}" for number in range(2, 100))]
+        return next((name for name in names if not os.path.lexists(self._at(name))), names[-1])
 
     def confirm(self, service: str) -> bool:
-        """Make a try firm. False if there was none."""
-        guard = self.guard(service)
+        """Make a try firm. False if there was none. Raises PamAdminError."""
+        _check_name(service)
+        with self._alone():
+            return self._confirm(self.guard(service))
+
+    def _confirm(self, guard: Guard | None) -> bool:
         if guard is None or guard.confirm_by is None:
             return False
-        self._remember(Guard(guard.service, guard.first_factor, guard.changes, guard.started_at, None))
+        if self.condition(guard) is Condition.HALF:
+            raise PamAdminError(
+                f"{guard.service}: the change was broken off in the middle", hint=f"textgate pam disable {guard.service}"
+            )
+        self._remember(replace(guard, confirm_by=None, fault=""))
+        self._stop_timer()
         return True
 
-    def pending(self) -> list[Guard]:
-        """The tries that are neither confirmed nor taken back."""
-        return [guard for guard in self.guards() if guard.confirm_by is not None]
+    def revert_due(self, now_at: int, passed_since: Callable[[Guard], bool]) -> list[Reverted]:
+        """Confirm the tries that a login succeeded through, take back those whose time is up; what the timer calls.
 
-    def revert_due(self, now_at: int, passed_since: Callable[[Guard], bool]) -> list[tuple[Guard, bool]]:
-        """Confirm the tries that a login succeeded through, take back those whose time is up.
-
-        Returns each with True for "confirmed", False for "taken back".
+        passed_since: whether a right code was given through a service's lines since its try began.
+        A try that can't be taken back stays pending; its error is told once.
         """
         done = []
-        for guard in self.pending():
-            if passed_since(guard):
-                self.confirm(guard.service)
-                done.append((guard, True))
-            elif guard.confirm_by is not None and now_at >= guard.confirm_by:
-                self.disable(guard.service)
-                done.append((guard, False))
+        with self._alone():
+            for guard in self.pending():
+                try:
+                    if not guard.is_due(now_at):
+                        if not passed_since(guard):
+                            continue
+                        self._confirm(guard)
+                        done.append(Reverted(guard.service, True))
+                    elif passed_since(guard) and self.condition(guard) is Condition.WHOLE:
+                        self._confirm(guard)
+                        done.append(Reverted(guard.service, True))
+                    else:
+                        self._take_out(guard.service)
+                        done.append(Reverted(guard.service, False))
+                except TextgateError as error:
+                    if error.message != guard.fault:
+                        done.append(Reverted(guard.service, False, error))
+                        with contextlib.suppress(TextgateError):
+                            self._remember(replace(guard, fault=error.message))
+            self._stop_timer()
         return done
 
     # --- sshd ---
 
-    def _check_sshd(self, first_factor: FirstFactor) -> None:
+    def sshd_settings(self) -> list[Setting]:
+        """Every setting of sshd's files in the order in which sshd reads them."""
+        return list(self._settings_of(sshd_config.MAIN_FILE, "", 0))
+
+    def _settings_of(self, path: str, condition: str, nesting: int) -> Iterator[Setting]:
+        text = (self._bytes(path) or b"").decode(errors="replace")
+        lines = ((f"{path}:{number}", line) for number, line in enumerate(text.splitlines(), start=1))
+        for setting in sshd_config.read_settings(lines, condition=condition):
+            yield setting
+            if setting.keyword == "include" and nesting < 16:
+                for pattern in setting.value.split():
+                    whole = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
+                    for found in sorted(glob.glob(str(self._at(whole)))):
+                        inner = "/" + str(Path(found).relative_to(self._root))
+                        yield from self._settings_of(inner, setting.condition, nesting + 1)
+
+    def effective_sshd(self, user: str = "root") -> str:
+        """What `sshd -T` prints for a user's login from this machine. Raises PamAdminError."""
+        self._make_privsep_folder()
+        status, output = self._run(["sshd", "-T", "-C", f"user={user},host=localhost,addr=127.0.0.1"])
+        if status != 0:
+            raise PamAdminError("sshd's effective settings can't be read", hint=_last_line(output) or "see: sshd -T")
+        return output
+
+    def _check_sshd(self, first_factor: FirstFactor, *, is_forced: bool) -> None:
         """sshd takes its files, and they mean what they should. Raises PamAdminError."""
+        self._make_privsep_folder()
         status, output = self._run(["sshd", "-t"])
         if status != 0:
             raise PamAdminError("sshd does not take the new settings", hint=_last_line(output) or "see: sshd -t")
-        status, output = self._run(["sshd", "-T", "-C", "user=root,host=localhost,addr=127.0.0.1"])
-        if status != 0:
-            raise PamAdminError("sshd's effective settings can't be read", hint="see: sshd -T")
-        for fault in sshd_faults(output, first_factor):
+        settings = self.sshd_settings()
+        faults = list(sshd_config.effective_faults(self.effective_sshd(), first_factor, settings))
+        if faults:
             raise PamAdminError(
-                f"sshd: {fault}", hint="look for what overrides it: grep -ri match /etc/ssh/sshd_config*"
+                "sshd: " + "; ".join(faults),
+                hint=f"take that line out; {DROP_IN} must be read, and before all that sets the same: "
+                f"`Include /etc/ssh/sshd_config.d/*.conf` at the top of {sshd_config.MAIN_FILE}",
             )
+        opened = [] if is_forced else list(sshd_config.match_faults(settings, first_factor))
+        if opened:
+            raise PamAdminError(
+                "sshd: some logins would go without a code: " + "; ".join(opened),
+                hint="take these lines out, or say --force if that is meant",
+            )
+
+    def _make_privsep_folder(self) -> None:
+        """`sshd -t` wants the folder that its unit makes, and a stopped sshd has none."""
+        with contextlib.suppress(OSError):
+            self._at("/run/sshd").mkdir(mode=0o755, parents=True)
 
     def _reload_sshd(self) -> None:
         status, _ = self._run(["systemctl", "is-active", "--quiet", "ssh.service"])
@@ -284,22 +568,71 @@ class PamAdmin:
         if status != 0:
             raise PamAdminError("sshd could not be reloaded", hint=_last_line(output) or "see: systemctl status ssh")
 
+    # --- The timer ---
+
+    def is_timer_running(self) -> bool:
+        """Whether tries are looked after now."""
+        return self._run(["systemctl", "is-active", "--quiet", REVERT_TIMER])[0] == 0
+
+    def _start_timer(self) -> None:
+        status, output = self._run(["systemctl", "enable", "--now", "--quiet", REVERT_TIMER])
+        if status != 0:
+            raise PamAdminError(
+                "the timer that takes the try back can't be started: nothing was changed",
+                hint=_last_line(output) or f"see: systemctl status {REVERT_TIMER}",
+            )
+
+    def _stop_timer(self) -> None:
+        """Nothing is being tried any more: the timer sleeps until the next time."""
+        if not self.pending():
+            self._run(["systemctl", "disable", "--now", "--quiet", REVERT_TIMER])
+
     # --- Files ---
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change at a time, and no signal in the middle of it. Raises PamAdminError."""
+        folder = self._at(STATE_DIR)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise PamAdminError(
+                f"{STATE_DIR}: can't be written, so there would be no way back: {error.strerror}",
+                hint="nothing was changed; run it with sudo, on a disk with room",
+            ) from None
+        try:
+            _lock(handle)
+            former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        finally:
+            os.close(handle)
 
     def _at(self, path: str) -> Path:
         return self._root / path.lstrip("/")
 
     def _bytes(self, path: str) -> bytes | None:
+        """A file's content, None if there is none. Raises PamAdminError."""
         try:
-            return self._at(path).read_bytes()
-        except FileNotFoundError:
+            with self._at(path).open("rb") as file:
+                content = file.read(FILES_MAX_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise PamAdminError(f"{path}: can't be read: {error.strerror}", hint="run it with sudo") from None
+        if len(content) > FILES_MAX_BYTES:
+            raise PamAdminError(f"{path}: is too large to be a configuration")
+        return content
 
     def _state(self, service: str) -> Path:
-        return self._at(STATE_DIR) / f"{check_service(service)}.json"
+        return self._at(STATE_DIR) / f"{service}.json"
 
     def _remember(self, guard: Guard) -> None:
         kept = {
+            "version": VERSION,
             "service": guard.service,
             "first_factor": guard.first_factor.value,
             "changes": [
@@ -308,83 +641,110 @@ class PamAdmin:
             ],
             "started_at": guard.started_at,
             "confirm_by": guard.confirm_by,
+            "fault": guard.fault,
         }
-        folder = self._at(STATE_DIR)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(self._state(guard.service), json.dumps(kept, indent=1).encode(), mode=0o600)
+        try:
+            replace_file(self._state(guard.service), json.dumps(kept, indent=1).encode() + b"\n", mode=0o600)
+        except OSError as error:
+            raise _not_written(guard.service, error) from None
+
+    def _forget(self, service: str, *, is_damaged: bool = False) -> None:
+        path = self._state(service)
+        if is_damaged and path.exists():
+            path.replace(path.with_suffix(".damaged"))  # the former bytes may still be readable to a person
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        self._stop_timer()
 
     def _write(self, path: str, content: bytes | None) -> None:
         target = self._at(path)
         if content is None:
             target.unlink(missing_ok=True)
+            _sync_folder(target.parent)
             return
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         replace_file(target, content, mode=0o644)
 
 
-def sshd_settings(first_factor: FirstFactor) -> str:
-    """The drop-in for sshd_config.d."""
-    return f"""\
-# Made by `textgate pam`; take it out with `textgate pam disable sshd`.
-# The code is asked for by PAM, through keyboard-interactive. PasswordAuthentication would ask PAM a second time in a
-# way that can't ask for a code.
-UsePAM yes
-KbdInteractiveAuthentication yes
-PasswordAuthentication no
-AuthenticationMethods {_METHODS[first_factor]}
-"""
-
-
-def sshd_faults(effective: str, first_factor: FirstFactor) -> Iterator[str]:
-    """What is wrong in the output of `sshd -T` for logins with a code."""
-    found: dict[str, str] = {}
-    for line in effective.splitlines():
-        name, _, value = line.partition(" ")
-        found.setdefault(name.lower(), value.strip())
-    wanted = {
-        "usepam": "yes",
-        "kbdinteractiveauthentication": "yes",
-        "passwordauthentication": "no",
-        "authenticationmethods": _METHODS[first_factor],
-    }
-    for name, value in wanted.items():
-        if found.get(name, "") != value:
-            yield f"{name} is not `{value}` in effect"
-
-
 def check_service(service: str) -> str:
-    """The name, if it can be a PAM service. Raises PamAdminError."""
-    is_plain = 0 < len(service) <= SERVICE_MAX_LENGTH and all(
-        c.isascii() and (c.isalnum() or c in "._-") for c in service
-    )
-    if not is_plain or service.startswith("."):
-        raise PamAdminError("there is no such PAM service", hint="see: ls /etc/pam.d")
+    """The name, if it is a PAM service that can ask for a code. Raises PamAdminError."""
+    _check_name(service)
     if service.startswith("common-") or service in ("textgate", "other"):
         raise PamAdminError(
             f"{service} is no service of its own", hint="name a service such as sshd or sudo, or use pam-auth-update"
         )
+    if service in UNSUITABLE:
+        raise PamAdminError(f"{service} can't ask for a code: {UNSUITABLE[service]}", hint="leave it as it is")
     return service
 
 
+def _check_name(service: str) -> None:
+    if not _is_service(service):
+        raise PamAdminError("there is no such PAM service", hint=f"see: ls {PAM_DIR}")
+
+
+def _is_service(name: str) -> bool:
+    return (
+        len(name) <= SERVICE_MAX_LENGTH
+        and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
+        and name != "textgate"
+        and not name.endswith((".json", "~"))
+        and ".dpkg-" not in name
+    )
+
+
+def _lock(handle: int) -> None:
+    give_up_at = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
+                raise PamAdminError(
+                    "another `textgate pam` is at work", hint="nothing was changed; try again when it is done"
+                ) from None
+            time.sleep(LOCK_POLL_S)
+
+
+def _not_written(service: str, error: OSError) -> PamAdminError:
+    return PamAdminError(
+        f"{service}: can't be changed: {error.strerror}",
+        hint="is the disk full or read-only? then say the same again; `textgate pam status` shows how it is now",
+    )
+
+
 def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file as a whole or not at all; one that is there keeps its owner and mode. Raises OSError."""
-    status = None
-    if path.exists():
-        status = path.stat()
+    """Write a file as a whole or not at all; one that is there keeps its owner, mode and attributes. Raises OSError."""
+    status = path.stat() if path.exists() else None
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode) if status else mode)
             if status:
                 os.fchown(file.fileno(), status.st_uid, status.st_gid)
+                _copy_attributes(path, file.fileno())
+            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode) if status else mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
-    except OSError:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(path.parent)
+
+
+def _copy_attributes(path: Path, handle: int) -> None:
+    """Access lists and labels, where the file system has them."""
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(path):
+            with contextlib.suppress(OSError):
+                os.setxattr(handle, name, os.getxattr(path, name))
+
+
+def _sync_folder(path: Path) -> None:
+    """What was renamed or removed in a folder is so after a power cut too."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:
@@ -392,19 +752,24 @@ def replace_file(path: Path, content: bytes, *, mode: int) -> None:
 
 
 def run_command(arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit status and output of a command; 127 if there is none of that name."""
+    """Exit status and output of a command; 127 if there is none of that name, 124 if it takes too long."""
     program = shutil.which(arguments[0], path="/usr/sbin:/usr/bin:/sbin:/bin")
     if program is None:
         return 127, f"{arguments[0]}: not found"
-    done = subprocess.run(  # noqa: S603  # a list of our own words, no shell
-        [program, *arguments[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace", timeout=60, check=False,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(  # noqa: S603  # a list of our own words, no shell
+            [program, *arguments[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", timeout=COMMAND_TIMEOUT_S, check=False,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return 124, f"{arguments[0]}: did not end in time"
     return done.returncode, done.stdout
 
 
 def _lines(content: bytes | None) -> list[str]:
-    return [] if content is None else content.decode(errors="replace").splitlines(keepends=True)
+    text = "" if content is None else content.decode(errors="replace")
+    return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
 
 
 def _encoded(content: bytes | None) -> str | None:

@@ -643,7 +643,7 @@ def test_connection_with_unasked_for_bytes_is_not_reused(make: Maker, openings: 
         gateway = make(url)
         assert send(gateway).message_ids == (1,)
         surplus.set()
-        wait_until(lambda: not gateway._sessions._idle[0].adapter._connection.is_quiet())  # type: ignore[union-attr]
+        wait_until(lambda: not gateway._connections._idle[0]._connection.is_quiet())  # type: ignore[union-attr]
         surplus.clear()
         assert send(gateway).message_ids == (1,)
         surplus.set()

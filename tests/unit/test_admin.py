@@ -34,6 +34,7 @@ MAY_CALL = {
     "send-test": ({"number"}, "root"),
     "prove-begin": ({"user", "number"}, "root"),
     "prove-check": ({"user", "number", "session_id", "code"}, "root"),
+    "last-pass": ({"service"}, "root"),
     "recovery": ({"user"}, "root"),
     "reload": (set(), "root"),
     "reseal": (set(), "root"),

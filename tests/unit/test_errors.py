@@ -23,6 +23,7 @@ def test_exit_codes_are_those_of_the_manual() -> None:
         "CONFIG": 3,
         "DAEMON_AWAY": 4,
         "REFUSED": 5,
+        "WARNINGS": 6,
     }
 
 
