@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from . import __version__, wiring
-from .cli_base import Context, LazyGroup, command
+from .cli_base import Context, LazyGroup, command, complete_services, complete_users
 from .config import DEFAULT_PATH
 from .errors import CredentialError, DirectoryError, ExitCode, RefusedError, TextgateError
 
@@ -30,7 +30,13 @@ ENROL_TRIES = 3
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option(
-    "--config", "config_path", default=DEFAULT_PATH, metavar="FILE", show_default=True, help="configuration"
+    "--config",
+    "config_path",
+    default=DEFAULT_PATH,
+    type=click.Path(),
+    metavar="FILE",
+    show_default=True,
+    help="configuration",
 )
 @click.option("--json", "is_json", is_flag=True, help="print one JSON object instead of text")
 @click.version_option(__version__, prog_name="textgate", message="%(prog)s %(version)s")
@@ -172,7 +178,7 @@ def send_test(context: Context, number: str | None) -> None:
 
 
 @main.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete_users)
 @click.argument("number", required=False)
 @click.option(
     "--code-stdin", is_flag=True, help="read the code from standard input instead of asking on the terminal"
@@ -236,7 +242,7 @@ def _warn_if_unknown(context: Context, result: Mapping[str, Any]) -> None:
 
 
 @main.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete_users)
 @command
 def unlock(context: Context, user: str) -> None:
     """End USER's lockout and forget the wrong codes and texts counted against him."""
@@ -246,7 +252,7 @@ def unlock(context: Context, user: str) -> None:
 
 
 @main.command()
-@click.argument("user")
+@click.argument("user", shell_complete=complete_users)
 @command
 def recovery(context: Context, user: str) -> None:
     """Make 10 recovery codes for USER, each good once in place of a texted one; former ones are void."""
@@ -258,8 +264,8 @@ def recovery(context: Context, user: str) -> None:
 
 
 @main.command("login-test")
-@click.argument("user")
-@click.argument("service", default="sshd")
+@click.argument("user", shell_complete=complete_users)
+@click.argument("service", default="sshd", shell_complete=complete_services)
 @command
 def login_test(context: Context, user: str, service: str) -> None:
     """Run the PAM stack of SERVICE (default: sshd) for USER and ask its questions here.
@@ -373,9 +379,11 @@ def _reseal(context: Context) -> None:
 
 @main.command()
 @click.option("-f", "--follow", is_flag=True, help="go on with new events as they come")
-@click.option("--user", metavar="USER", help="only events of USER")
+@click.option("--user", metavar="USER", shell_complete=complete_users, help="only events of USER")
 @click.option("--since", metavar="TIME", help='such as "15m", "2h", "3d", "today" or "2026-11-24 10:30"')
-@click.option("--file", metavar="FILE", help="read this journal file instead of the machine's journal")
+@click.option(
+    "--file", metavar="FILE", type=click.Path(), help="read this journal file instead of the machine's journal"
+)
 @command
 def log(context: Context, follow: bool, user: str | None, since: str | None, file: str | None) -> None:
     """Show who tried what and how it ended, from systemd's journal. With --json, one object a line."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import pwd
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -17,6 +19,7 @@ from .config import Config
 from .errors import TextgateError
 
 F = TypeVar("F", bound=Callable[..., Any])
+FIRST_UID = 1000
 
 
 class LazyGroup(click.Group):
@@ -39,6 +42,28 @@ class LazyGroup(click.Group):
             )
             return loaded
         return super().get_command(ctx, cmd_name)
+
+
+# What the shell offers at TAB. Completion runs as whoever types, and says nothing that he can't see anyhow.
+
+
+def complete_users(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of root and of people (login.defs(5): UID_MIN), not of the system's own users."""
+    found = {entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == 0 or entry.pw_uid >= FIRST_UID}
+    return sorted(name for name in found - {"nobody"} if name.startswith(incomplete))
+
+
+def complete_services(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of PAM services that can ask for a code."""
+    from .pam_admin import PAM_DIR, UNSUITABLE
+
+    try:
+        names = {path.name for path in Path(PAM_DIR).iterdir()}
+    except OSError:
+        return []
+    no_services = {name for name in names if name.startswith(("common-", ".")) or ".dpkg-" in name}
+    found = names - no_services - {"other", "textgate"} - UNSUITABLE.keys()
+    return sorted(name for name in found if name.startswith(incomplete))
 
 
 class Context:

@@ -8,26 +8,35 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from .cli_base import Context, command
-from .directory import read_phones
-from .errors import DaemonUnavailable, ExitCode, TextgateError
-from .pam_admin import REVERT_TIMER, SSHD_SERVICES, FileChange, Guard, PamAdmin, PamAdminError, run_command
+from . import way_in
+from .cli_base import Context, command, complete_services
+from .errors import ExitCode, TextgateError
+from .pam_admin import (
+    SSHD_SERVICES,
+    Condition,
+    FileChange,
+    Guard,
+    PamAdmin,
+    PamAdminError,
+    check_service,
+)
 from .pam_dry_run import dry_run
 from .pam_stack import FirstFactor, StackError
+from .sshd_config import effective
 
-ADMIN_GROUPS = ("sudo", "root", "wheel", "admin")
 CONFIRM_DEFAULT = "5m"
 CONFIRM_MIN_S, CONFIRM_MAX_S = 30, 86400
 
 _SPAN = re.compile(r"(\d{1,5})(s|m|h)")
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 
-service_argument = click.argument("service")
+service_argument = click.argument("service", shell_complete=complete_services)
 first_factor_option = click.option(
     "--first-factor",
     type=click.Choice([factor.value for factor in FirstFactor]),
@@ -37,7 +46,8 @@ first_factor_option = click.option(
 force_option = click.option(
     "--force",
     is_flag=True,
-    help="go on although nobody who can become root has a proved phone, or the gateway is away",
+    help="go on although it looks as if no administrator could log in then, the gateway is away, or Match blocks of "
+    "sshd go without a code",
 )
 
 
@@ -53,7 +63,7 @@ def pam() -> None:
 @command
 def enable(context: Context, service: str, first_factor: str | None, force: bool) -> None:
     """Guard SERVICE for good. `try` is the careful way: it takes itself back."""
-    guard_service(context, service, first_factor, force=force)
+    context.result(guard_service(context, service, first_factor, is_forced=force))
 
 
 @pam.command("try")
@@ -71,94 +81,154 @@ def try_(context: Context, service: str, first_factor: str | None, force: bool, 
     in between changes nothing of it. Keep this session open until then.
     """
     wait_s = parse_span(confirm_within)
-    if not Path("/run/systemd/system").is_dir():
-        raise PamAdminError("systemd does not run here, and its timer would take the lines back", hint="use enable")
-    if guard_service(context, service, first_factor, force=force, confirm_by=int(time.time()) + wait_s):
+    done = guard_service(context, service, first_factor, is_forced=force, wait_s=wait_s)
+    context.result(done)
+    if done["is_changed"]:
         context.say(
-            f"Log in now in another window. Unless somebody does, or you run `textgate pam confirm {service}`, "
-            f"this is taken back in {confirm_within}."
+            f"Log in now in another window. Unless somebody does, with a code, or you run `textgate pam confirm "
+            f"{service}`, this is taken back in {confirm_within}. Keep this session open."
         )
 
 
 def guard_service(
-    context: Context, service: str, factor: str | None, *, force: bool = False, confirm_by: int | None = None
-) -> bool:
-    """Check, write, and say what was done. False if the service was guarded already.
+    context: Context,
+    service: str,
+    factor: str | None,
+    *,
+    is_forced: bool = False,
+    wait_s: int | None = None,
+    admin: PamAdmin | None = None,
+) -> dict[str, Any]:
+    """Check, write, and say what was done.
 
-    factor: of FirstFactor, None for the service's usual one. confirm_by: Unix seconds when a try is taken back.
+    factor: of FirstFactor, None for the service's usual one. wait_s: a try's length; None for a firm one.
+    Raises TextgateError; then nothing was changed.
     """
     _require_root()
-    admin = PamAdmin()
+    check_service(service)
+    admin = admin or PamAdmin()
     first_factor = FirstFactor(factor or ("key" if service in SSHD_SERVICES else "password"))
-    changes = admin.plan(service, first_factor) if admin.guard(service) is None else ()
-    if not changes:
-        context.result({"service": service, "is_changed": False})
-        context.say(f"{service} is guarded already.")
-        return False
-    if not force:
-        _require_way_in(context)
-    faults = dry_run()
+    guard = admin.guard(service)
+    if guard is not None and admin.condition(guard) is not Condition.HALF:
+        admin.enable(service, first_factor, now_at=int(time.time()))
+        words = f"is being tried until {_moment(guard.confirm_by)}; textgate pam confirm {service}"
+        context.say(f"{service} {words if guard.confirm_by else 'is guarded already'}.")
+        return _report(service, (), guard.confirm_by)
+    if wait_s is not None and not Path("/run/systemd/system").is_dir():
+        raise PamAdminError("systemd does not run here, and its timer would take the lines back", hint="use enable")
+    _check_all(context, admin, service, first_factor, is_broken_off=guard is not None, is_forced=is_forced)
+    now_at = int(time.time())
+    confirm_by = None if wait_s is None else now_at + wait_s
+    changes = admin.enable(service, first_factor, now_at=now_at, confirm_by=confirm_by, is_forced=is_forced)
+    _show(context, service, changes, "guarded")
+    for note in notes(context, admin, service):
+        context.say(f"note: {note}")
+    return _report(service, changes, confirm_by)
+
+
+def _check_all(
+    context: Context,
+    admin: PamAdmin,
+    service: str,
+    first_factor: FirstFactor,
+    *,
+    is_broken_off: bool,
+    is_forced: bool,
+) -> None:
+    """Everything that can be known before a file is touched. Raises TextgateError."""
+    rules = None
+    if not is_broken_off:  # else the file has half of the lines in it, and is first put back
+        after = admin.plan(service, first_factor)[-1].after or b""
+        rules = admin.planned_rules(service, after.decode())
+    if not is_forced:
+        _require_way_in(context, admin, service, first_factor)
+        empty = way_in.Logins().without_password()
+        if rules and empty and way_in.takes_empty_passwords(rules):
+            raise PamAdminError(
+                f"{service} takes empty passwords (nullok), and these users have one: {', '.join(empty)}; "
+                "a code would be all that is asked of them",
+                hint="give them passwords, or lock them: passwd --lock USER",
+            )
+    faults = dry_run() + (dry_run(rules) if rules else ())
     if faults:
-        raise PamAdminError("textgate's lines don't work here: " + "; ".join(faults), hint="see: textgate doctor")
-    if confirm_by is not None:
-        _start_timer()
-    changed = admin.enable(service, first_factor, now_at=int(time.time()), confirm_by=confirm_by)
-    _show(context, service, changed, "guarded", confirm_by)
-    return True
+        raise PamAdminError(
+            "textgate's lines don't work here: " + "; ".join(dict.fromkeys(faults)), hint="see: textgate doctor"
+        )
 
 
-def _require_way_in(context: Context) -> None:
-    """Somebody who can become root has a phone, and texts go out. Raises PamAdminError."""
-    if not enrolled_admins(context):
+def _require_way_in(context: Context, admin: PamAdmin, service: str, first_factor: FirstFactor) -> None:
+    """Somebody who can become root can log in with a code, and texts go out. Raises PamAdminError."""
+    admins = way_in.enrolled_admins(context.config)
+    if not admins:
         raise PamAdminError(
             "nobody who can become root has a phone: the machine would be closed to its administrators",
             hint="enrol one of them first: textgate enrol USER",
         )
+    if service in SSHD_SERVICES:
+        obstacles = way_in.ssh_obstacles(admins, first_factor, effective(admin.effective_sshd()))
+        if obstacles:
+            raise PamAdminError(
+                "no administrator with a phone could log in by ssh: " + "; ".join(obstacles),
+                hint="enrol one who can, mend that, or choose another --first-factor",
+            )
     status = context.ask_daemon("status")
-    if not (status["store"]["is_up"] and status["gateway"]["is_up"]):
+    # None is a gateway that can't be asked; whoever is enrolled had a text from it.
+    if not status["store"]["is_up"] or status["gateway"]["is_up"] is False:
         raise PamAdminError("codes could not be texted or checked now", hint="see: textgate status")
 
 
-def enrolled_admins(context: Context) -> list[str]:
-    """Users with a phone who are root or in a group that may become root."""
-    from .accounts import NssAccounts
-
-    accounts = NssAccounts()
-    numbers = read_phones(context.config.phones.file, context.config.phones.default_region).numbers
+def notes(context: Context, admin: PamAdmin, service: str) -> list[str]:
+    """What is worth knowing once a service is guarded."""
     found = []
-    for user in numbers:
-        account = accounts.lookup(user)
-        if account is not None and (account.uid == 0 or not account.groups.isdisjoint(ADMIN_GROUPS)):
-            found.append(user)
+    guarded = admin.services()
+    pair = way_in.SUDO_PAIR.get(service)
+    if pair and pair not in guarded:
+        found.append(f"{pair} is a service of its own and asks for no code yet: textgate pam try {pair}")
+    if pair:
+        lines = way_in.Logins().passwordless_sudo()
+        if lines:
+            found.append(f"where NOPASSWD is set, sudo asks for no code either: {', '.join(lines)}")
+    if service in ("su", "su-l") and "root" not in {
+        account.name for account in way_in.enrolled_admins(context.config)
+    }:
+        found.append("su texts the code to the target's phone, and root has none: textgate enrol root")
+    others = [name for name in admin.services_through(service) if name != service]
+    if others:
+        found.append(f"so are {', '.join(others)}, by way of {service}")
     return found
 
 
 @pam.command()
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=complete_services)
 @click.option("--all", "is_all", is_flag=True, help="every service that textgate guards")
 @command
 def disable(context: Context, service: str | None, is_all: bool) -> None:
     """Take textgate's lines out of SERVICE: its files get back the very bytes that they had before."""
     _require_root()
     if (service is None) is not is_all:
-        raise PamAdminError("name a service, or say --all", hint="see: textgate pam status")
+        raise click.UsageError("name a service, or say --all")
     admin = PamAdmin()
-    faults: list[TextgateError] = []
-    for name in [guard.service for guard in admin.guards()] if service is None else [service]:
+    names = sorted({*admin.remembered(), *admin.marked()}) if service is None else [service]
+    rows, faults = [], []
+    for name in names:
         try:
-            changed = admin.disable(name)
+            changes = admin.disable(name)
         except TextgateError as error:
             faults.append(error)
             continue
-        _show(context, name, changed, "no longer guarded", None)
-    if not admin.pending():
-        run_command(["systemctl", "disable", "--now", "--quiet", REVERT_TIMER])
-    if faults:
-        raise faults[0]
+        _show(context, name, changes, "no longer guarded")
+        rows.append(_report(name, changes, None))
+    if not faults:
+        context.result({"services": rows})
+        if not names:
+            context.say("textgate guards nothing.")
+        return
+    messages = "; ".join(error.message for error in faults)
+    raise PamAdminError(messages, hint="\n".join(error.hint for error in faults if error.hint) or None)
 
 
 @pam.command()
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=complete_services)
 @command
 def confirm(context: Context, service: str | None) -> None:
     """Make a try firm: of SERVICE, or of every service that is being tried."""
@@ -166,8 +236,6 @@ def confirm(context: Context, service: str | None) -> None:
     admin = PamAdmin()
     names = [guard.service for guard in admin.pending()] if service is None else [service]
     confirmed = [name for name in names if admin.confirm(name)]
-    if not admin.pending():
-        run_command(["systemctl", "disable", "--now", "--quiet", REVERT_TIMER])
     context.result({"confirmed": confirmed})
     context.say(f"confirmed: {', '.join(confirmed)}" if confirmed else "nothing is being tried")
 
@@ -176,101 +244,102 @@ def confirm(context: Context, service: str | None) -> None:
 @command
 def status(context: Context) -> None:
     """Show which services ask for a code, and whether anybody gets around it."""
+    _require_root()
     admin = PamAdmin()
-    guards = {guard.service: guard for guard in admin.guards()}
-    rows = [_row(admin, name, guards.get(name)) for name in sorted({*guards, *admin.services()})]
+    rows = service_rows(admin)
     context.result({"services": rows})
     if not rows:
         context.say("No service asks for a code. Start with: textgate pam try sshd")
     for row in rows:
-        state = "guarded" if not row["faults"] else "NOT SAFE: " + "; ".join(row["faults"])
-        tried = f", taken back at {row['confirm_by']} unless confirmed" if row["confirm_by"] else ""
-        by_hand = "" if row["is_ours"] else ", lines put in by hand"
-        context.say(f"{row['service']:12} {state}{tried}{by_hand}")
+        context.say(_row_text(row))
     if any(row["faults"] for row in rows):
         sys.exit(ExitCode.FAILURE)
 
 
-def _row(admin: PamAdmin, name: str, guard: Guard | None) -> dict[str, Any]:
+def service_rows(admin: PamAdmin) -> list[dict[str, Any]]:
+    """Each service that asks for a code or should: who put the lines in, whether it is a try, what is wrong with it."""
+    guarded = admin.services()
+    names = sorted({*admin.remembered(), *admin.marked(), *guarded})
+    return [_row(admin, name, is_asking=name in guarded) for name in names]
+
+
+def _row(admin: PamAdmin, name: str, *, is_asking: bool) -> dict[str, Any]:
+    guard: Guard | None = None
+    faults, remedy, condition = [], None, None
     try:
-        faults = [f"{place} lets in without a code" for place in admin.ways_around(name)]
-    except StackError as error:
-        faults = [error.message]
+        guard = admin.guard(name)
+        condition = admin.condition(guard) if guard else None
+        if condition is Condition.HALF:
+            faults.append("a change was broken off in the middle")
+            remedy = f"textgate pam disable {name}"
+        elif not is_asking:
+            faults.append("was guarded, and asks for no code any more")
+            remedy = f"textgate pam disable {name}"
+        else:
+            faults += [f"{place} lets in without a code" for place in admin.ways_around(name)]
+            remedy = f"edit /etc/pam.d/{name}"
+        if guard and guard.fault:
+            faults.append(f"could not be taken back: {guard.fault}")
+        if guard and guard.confirm_by is not None and not admin.is_timer_running():
+            faults.append("is being tried, and no timer takes it back")
+            remedy = f"textgate pam disable {name}"
+    except (PamAdminError, StackError) as error:
+        faults.append(error.message)
+        remedy = error.hint
     confirm_by = guard.confirm_by if guard else None
     return {
         "service": name,
         "is_ours": guard is not None,
+        "is_changed": condition is Condition.CHANGED,
         "first_factor": guard.first_factor.value if guard else None,
-        "confirm_by": _moment(confirm_by) if confirm_by else None,
+        "confirm_by": _moment(confirm_by),
         "faults": faults,
+        "remedy": remedy if faults else None,
     }
 
 
-@pam.command("revert", hidden=True)
-@click.option("--due", is_flag=True, required=True, help="what systemd's timer calls")
-@command
-def revert(context: Context, due: bool) -> None:
-    """Take back the tries whose time is up, and confirm those that a login has proved."""
-    del due
-    _require_root()
-    admin = PamAdmin()
-    for guard, is_confirmed in admin.revert_due(int(time.time()), _passed_since(context)):
-        context.say(
-            f"{guard.service}: {'confirmed by a login' if is_confirmed else 'taken back, nobody confirmed it'}"
-        )
-    if not admin.pending():
-        run_command(["systemctl", "disable", "--now", "--quiet", REVERT_TIMER])
-
-
-def _passed_since(context: Context) -> Callable[[Guard], bool]:
-    """Asks the daemon whether a right code was given in a service since its try began; an absent daemon says no."""
-
-    def has_passed(guard: Guard) -> bool:
-        try:
-            passed_at = context.ask_daemon("last-pass", service=guard.service)["at"]
-        except (DaemonUnavailable, TextgateError):
-            return False
-        return passed_at is not None and passed_at >= guard.started_at
-
-    return has_passed
+def _row_text(row: Mapping[str, Any]) -> str:
+    text = f"{row['service']:12} " + ("NOT SAFE: " + "; ".join(row["faults"]) if row["faults"] else "guarded")
+    if row["first_factor"]:
+        text += f", {row['first_factor']} then code"
+    if row["confirm_by"]:
+        text += f", taken back at {row['confirm_by']} unless confirmed"
+    if row["is_changed"]:
+        text += ", changed by hand since"
+    if not row["is_ours"]:
+        text += ", not put in by `textgate pam`"
+    return text + (f"\n{'':12} -> {row['remedy']}" if row["remedy"] else "")
 
 
 def parse_span(text: str) -> int:
     """ "90s", "5m", "1h" -> seconds, 30 to 86400. Raises PamAdminError."""
     match = _SPAN.fullmatch(text)
-    found_s = int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0
+    found_s = int(match[1]) * _UNITS[match[2]] if match else 0
     if not CONFIRM_MIN_S <= found_s <= CONFIRM_MAX_S:
         raise PamAdminError("--confirm-within can't be read", hint="write a time from 30s to 24h, such as 5m")
     return found_s
 
 
-def _start_timer() -> None:
-    code, output = run_command(["systemctl", "enable", "--now", "--quiet", REVERT_TIMER])
-    if code != 0:
-        raise PamAdminError(
-            "the timer that takes the try back can't be started: nothing was changed",
-            hint=output.strip()[:200] or f"see: systemctl status {REVERT_TIMER}",
-        )
-
-
 def _require_root() -> None:
     if os.geteuid() != 0:
-        raise TextgateError("only root may change PAM services", hint="run it with sudo")
+        raise TextgateError("only root may see and change who guards PAM services", hint="run it with sudo")
 
 
-def _show(context: Context, service: str, changes: tuple[FileChange, ...], word: str, confirm_by: int | None) -> None:
-    context.result(
-        {
-            "service": service,
-            "is_changed": bool(changes),
-            "files": [change.path for change in changes],
-            "confirm_by": _moment(confirm_by) if confirm_by else None,
-        }
-    )
+def _show(context: Context, service: str, changes: Sequence[FileChange], word: str) -> None:
     for change in changes:
         context.say(change.diff().rstrip("\n"))
-    context.say(f"{service} is {word}." if changes else f"{service} was not guarded by textgate.")
+    context.say(f"{service} is {word}." if changes else f"{service} was not guarded.")
 
 
-def _moment(at: int) -> str:
-    return dt.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
+def _report(service: str, changes: Sequence[FileChange], confirm_by: int | None) -> dict[str, Any]:
+    return {
+        "service": service,
+        "is_changed": bool(changes),
+        "files": [change.path for change in changes],
+        "diff": "".join(change.diff() for change in changes),
+        "confirm_by": _moment(confirm_by),
+    }
+
+
+def _moment(at: int | None) -> str | None:
+    return None if at is None else dt.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """`textgate setup`: from a fresh installation to a guarded service, asking for what it isn't told.
 
-Every question can be answered beforehand in a file (--answers), for Ansible and the like; what stands there is not
-asked. Each step looks first at what is done already, so that setup can be run again at any time. Secrets and phone
-numbers are never arguments: those are seen by every user of the machine.
+Every question can be answered beforehand, in a file (--answers) or by an option, for Ansible and the like; what is
+answered is not asked. Each step looks first at what is done already, so that setup can be run again at any time.
+Secrets and phone numbers are never arguments, since those are seen by every user of the machine: their options name
+files.
 """
 
 from __future__ import annotations
@@ -14,37 +15,65 @@ import stat
 import sys
 import time
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
+from . import cli_pam
 from .cli_base import Context, command
-from .config import parse_config
+from .config import Config, parse_config
 from .config_edit import Value, set_option
-from .errors import ConfigError, CredentialError, DaemonUnavailable, RefusedError, TextgateError
-from .pam_admin import replace_file, run_command
+from .errors import (
+    ConfigError,
+    CredentialError,
+    DaemonUnavailable,
+    RefusedError,
+    TextgateError,
+)
+from .pam_admin import SSHD_SERVICES, PamAdmin, check_service, replace_file, run_command
+from .pam_stack import FirstFactor
 
 START_WAIT_S = 20.0
+START_POLL_S = 0.2
 TRIES = 3
+ANSWERS_MAX_BYTES = 1 << 16
+CREDSTORE = "/etc/credstore.encrypted"
+UNITS = ("textgated.socket", "textgated-admin.socket", "textgated.service")
+SUGGESTED_SERVICES = ("sshd", "sudo", "sudo-i")
+# What the gateway says of credentials that others would mend.
+_WRONG_CREDENTIALS = ("credentials", "account")
 
-# What may stand in the file of answers, and what each is.
-ANSWERS = {
-    "gateway_key": str,
-    "gateway_secret": str,
-    "gateway_token": str,
-    "gateway_url": str,
-    "sender": str,
-    "default_region": str,
-    "allowed_countries": list,
-    "user": str,
-    "number": str,
-    "services": list,
-    "first_factor": str,
-    "confirm_within": str,
-    "send_test": bool,
-    "recovery_codes": bool,
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One thing that setup wants to know. is_secret: never on a command line; its option names a file."""
+
+    kind: type
+    help: str
+    is_secret: bool = False
+
+
+ANSWERS: Mapping[str, Answer] = {
+    "gateway_key": Answer(str, "OAuth key of the GatewayAPI account", is_secret=True),
+    "gateway_secret": Answer(str, "OAuth secret of the GatewayAPI account", is_secret=True),
+    "gateway_token": Answer(str, "API token of the GatewayAPI account, in place of key and secret", is_secret=True),
+    "gateway_url": Answer(str, "address of GatewayAPI"),
+    "sender": Answer(str, "sender that phones show"),
+    "text": Answer(str, "the text, with {code}"),
+    "default_region": Answer(str, "country of numbers written without +, such as DK"),
+    "allowed_countries": Answer(list, "countries that may be texted"),
+    "user": Answer(str, "who is enrolled first"),
+    "number": Answer(str, "the phone of that user", is_secret=True),
+    "send_test": Answer(bool, "send a test text before the code"),
+    "recovery_codes": Answer(bool, "make recovery codes for that user"),
+    "services": Answer(list, "services to guard"),
+    "first_factor": Answer(str, "what comes before the code in ssh: key, password, any"),
+    "confirm_within": Answer(str, "how long services are tried, such as 5m"),
 }
 
 
@@ -57,112 +86,233 @@ class Wizard:
     can_ask: bool
     done: dict[str, Any] = field(default_factory=dict)
 
-    def answer(self, name: str, question: str, default: str | None = None, *, is_secret: bool = False) -> str:
-        """One answer: from the file, from the person, or the default. Raises RefusedError where there is none."""
+    def answer(self, name: str, question: str, default: str | None = None) -> str:
+        """One answer: the one given, a person's, or the default. Raises RefusedError where there is none."""
         if name in self.answers:
-            return str(self.answers[name])
+            given = self.answers[name]
+            return " ".join(given) if isinstance(given, list) else str(given)
         if not self.can_ask:
             if default is None:
-                raise RefusedError(f"setup needs {name}", hint=f"put {name} = ... into the file of answers")
+                raise RefusedError(f"setup needs {name}", hint=f"put {name} = ... into the file of --answers")
             return default
         shown = f" [{default}]" if default else ""
-        prompt = f"{question}{shown}: "
-        typed = (getpass.getpass(prompt) if is_secret else input(prompt)).strip()
-        return typed or default or self.answer(name, question, default, is_secret=is_secret)
+        for _ in range(TRIES):
+            typed = self._read(f"{question}{shown}: ", is_hidden=ANSWERS[name].is_secret and name != "number")
+            if typed or default is not None:
+                return typed or default or ""
+        raise RefusedError(f"no answer was given to: {question}", hint="run setup again; what is done is kept")
+
+    def _read(self, prompt: str, *, is_hidden: bool) -> str:
+        try:
+            if is_hidden:
+                return getpass.getpass(prompt).strip()
+            click.echo(prompt, nl=False, err=True)
+            line = sys.stdin.readline()
+        except (EOFError, UnicodeDecodeError):
+            line = ""
+        if not line:
+            raise RefusedError("setup was broken off", hint="run it again; what is done is kept")
+        return line.strip()
+
+    def until_good(self, names: tuple[str, ...], step: Callable[[], T]) -> T:
+        """Ask anew while a person's answers are at fault; faults of answers that were given are raised."""
+        for _ in range(TRIES - 1):
+            try:
+                return step()
+            except TextgateError as error:
+                if not self.can_ask or any(name in self.answers for name in names):
+                    raise
+                for line in getattr(error, "faults", ()) or (error.message,):
+                    click.echo(f"  {line}", err=True)
+                if error.hint:
+                    click.echo(f"  hint: {error.hint}", err=True)
+        return step()
 
     def wants(self, name: str, question: str, *, default: bool) -> bool:
         """Yes or no."""
         if name in self.answers:
             return bool(self.answers[name])
-        if not self.can_ask:
-            return default
-        return click.confirm(question, default=default, err=True)
+        return click.confirm(question, default=default, err=True) if self.can_ask else default
+
+
+def _answer_options(function: Any) -> Any:
+    """An option for each answer: its value, or a file that holds it."""
+    for name, answer in reversed(ANSWERS.items()):
+        flag = "--" + name.replace("_", "-")
+        if answer.is_secret:
+            decorate = click.option(f"{flag}-file", name, metavar="FILE", help=f"holds the {answer.help}")
+        elif answer.kind is bool:
+            decorate = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=answer.help)
+        elif answer.kind is list:
+            decorate = click.option(flag, name, metavar="NAME,NAME", help=f"{answer.help}, with commas between them")
+        else:
+            decorate = click.option(flag, name, help=answer.help)
+        function = decorate(function)
+    return function
 
 
 @click.command()
-@click.option("--answers", "answers_path", metavar="FILE", help="TOML file (mode 0600) with answers; see textgate(8)")
-@click.option("--code-stdin", is_flag=True, help="read the code that proves the first phone from standard input")
+@click.option(
+    "--answers",
+    "answers_path",
+    metavar="FILE",
+    help="TOML file, closed to others, with any of: " + ", ".join(ANSWERS),
+)
+@click.option(
+    "--code-stdin", is_flag=True, help="read the code that proves the phone from standard input, ask nothing"
+)
 @click.option("--no-pam", is_flag=True, help="stop before any service is guarded")
+@_answer_options
 @command
-def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: bool) -> None:
+def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: bool, **given: Any) -> None:
     """Set textgate up: gateway, first user, recovery codes, and the services to guard.
 
-    Asks for what it isn't told, and can be run again: what is done already is kept.
+    Asks for what it isn't told, and can be run again: what is done already is kept. Without a terminal it asks nothing
+    and needs to be told.
     """
     if os.geteuid() != 0:
         raise TextgateError("setup changes files of root", hint="run it with sudo")
-    wizard = Wizard(
-        context, read_answers(answers_path) if answers_path else {}, sys.stdin.isatty() and not code_stdin
+    answers = (read_answers(answers_path) if answers_path else {}) | read_options(given)
+    wizard = Wizard(context, answers, sys.stdin.isatty() and not code_stdin)
+    wizard.until_good(
+        ("sender", "text", "default_region", "allowed_countries", "gateway_url"), lambda: _configure(wizard)
     )
-    _configuration(wizard)
-    _credentials(wizard)
-    _start(wizard)
-    _first_user(wizard, code_stdin)
+    _connect(wizard)
+    user = wizard.until_good(("user", "number"), lambda: _enrol(wizard, code_stdin))
+    wizard.done["user"] = user
     if not no_pam:
-        _services(wizard)
+        _guard_services(wizard)
     context.result(wizard.done)
     context.say(
         "\nDone. `textgate doctor` looks at everything; keep this session open until you have logged in anew."
     )
 
 
+# --- What was answered beforehand ---
+
+
 def read_answers(path: str) -> dict[str, Any]:
     """The file of answers. Raises ConfigError that names each fault, CredentialError if others can read it."""
     try:
-        with Path(path).open("rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise CredentialError(f"{path}: is open to other users", hint=f"chmod 0600 {path}")
-            given = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(path, (f"can't be read: {error.strerror}",)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        given = tomllib.loads(_read_private(path))
+    except tomllib.TOMLDecodeError:
         raise ConfigError(path, ("is not valid TOML",)) from None
     faults = [f"{key}: no such answer" for key in given if key not in ANSWERS]
-    faults += [
-        f"{key}: must be a {kind.__name__}"
-        for key, kind in ANSWERS.items()
-        if not isinstance(given.get(key, kind()), kind)
-    ]
+    for key, answer in ANSWERS.items():
+        if key not in given:
+            continue
+        if not isinstance(given[key], answer.kind) or (answer.kind is list and not _is_list_of_words(given[key])):
+            what = {str: "a text", bool: "true or false", list: "a list of texts"}[answer.kind]
+            faults.append(f"{key}: must be {what}")
     if faults:
         raise ConfigError(path, tuple(faults), hint="the answers are: " + ", ".join(ANSWERS))
     return given
 
 
-def _configuration(wizard: Wizard) -> None:
-    """Sender, region and countries -> textgate.toml."""
+def _is_list_of_words(value: list[object]) -> bool:
+    return all(isinstance(word, str) and word.strip() for word in value)
+
+
+def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Answers from the options that were used. Raises ConfigError, or CredentialError for an open file of a secret."""
+    answers: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if ANSWERS[name].is_secret:
+            answers[name] = _read_private(value).strip()
+        else:
+            answers[name] = value.replace(",", " ").split() if ANSWERS[name].kind is list else value
+    return answers
+
+
+def _read_private(path: str) -> str:
+    """A file that only its owner can read. Raises ConfigError or CredentialError."""
+    try:
+        with Path(path).open("rb") as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and (status.st_mode & 0o077 or status.st_uid != os.geteuid()):
+                raise CredentialError(f"{path}: is open to other users", hint=f"chown root {path}; chmod 0600 {path}")
+            return file.read(ANSWERS_MAX_BYTES).decode()
+    except OSError as error:
+        raise ConfigError(path, (f"can't be read: {error.strerror}",)) from None
+    except UnicodeDecodeError:
+        raise ConfigError(path, ("is not UTF-8 text",)) from None
+
+
+# --- Configuration ---
+
+
+def _configure(wizard: Wizard) -> None:
+    """Region, countries, sender, address -> textgate.toml; nothing is written unless all of it is right."""
     path = Path(wizard.context.config_path)
-    text = path.read_text()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(str(path), ("can't be read",), hint="install the package again") from None
     config = parse_config(text, config_path=str(path))
-    changes: list[tuple[str, str, Value]] = []
-    region = wizard.answer(
-        "default_region", "Country of numbers without + (two capitals)", config.phones.default_region
-    )
-    countries = wizard.answers.get("allowed_countries")
-    if countries is None:
-        known = sorted({*config.limits.allowed_countries, *([region] if region else [])})
-        typed = wizard.answer("allowed_countries_", "Countries that may be texted", " ".join(known))
-        countries = typed.replace(",", " ").split()
-    sender = wizard.answer("sender", "Sender that phones show", config.gateway.sender)
-    url = wizard.answer("gateway_url", "GatewayAPI's address", config.gateway.url)
-    auth = "token" if "gateway_token" in wizard.answers else config.gateway.auth
-    wanted: list[tuple[str, str, Value, Value]] = [
-        ("phones", "default_region", region, config.phones.default_region),
-        ("limits", "allowed_countries", list(countries), list(config.limits.allowed_countries)),
-        ("gateway", "sender", sender, config.gateway.sender),
-        ("gateway", "url", url, config.gateway.url),
-        ("gateway", "auth", auth, config.gateway.auth),
-    ]
-    changes = [(section, key, new) for section, key, new, old in wanted if new != old]
+    changes = [(section, key, new) for section, key, new, old in _wanted(wizard, config) if new != old]
     for section, key, value in changes:
         text = set_option(text, section, key, value)
-    parse_config(text, config_path=str(path))  # raises with every fault before anything is written
+    parse_config(text, config_path=str(path))
     if changes:
         replace_file(path, text.encode(), mode=0o644)
     wizard.context.__dict__.pop("config", None)  # read it anew
     wizard.done["changed_options"] = [f"[{section}] {key}" for section, key, _ in changes]
 
 
-def _credentials(wizard: Wizard) -> None:
+def _wanted(wizard: Wizard, config: Config) -> list[tuple[str, str, Value, Value]]:
+    """Section, key, value to be, value that is."""
+    former_region, former_countries = config.phones.default_region, list(config.limits.allowed_countries)
+    region = wizard.answer("default_region", "Country of phone numbers without +, two letters", former_region).upper()
+    # Until a region was ever chosen, the countries are those of the example.
+    known = former_countries if former_region or not region else [region]
+    if region and region not in known and known != ["*"]:
+        known = [*known, region]
+    countries = wizard.answer("allowed_countries", "Countries that may be texted", " ".join(known))
+    auth = "token" if "gateway_token" in wizard.answers else config.gateway.auth
+    if "gateway_key" in wizard.answers:
+        auth = "oauth1"
+    return [
+        ("phones", "default_region", region, former_region),
+        ("limits", "allowed_countries", countries.replace(",", " ").upper().split(), former_countries),
+        ("gateway", "sender", wizard.answer("sender", "Sender that phones show", config.gateway.sender),
+         config.gateway.sender),
+        ("gateway", "text", wizard.answers.get("text", config.gateway.text), config.gateway.text),
+        ("gateway", "url", wizard.answer("gateway_url", "GatewayAPI's address", config.gateway.url),
+         config.gateway.url),
+        ("gateway", "auth", auth, config.gateway.auth),
+    ]  # fmt: skip
+
+
+# --- Credentials and daemon ---
+
+
+def _connect(wizard: Wizard) -> None:
+    """Credentials that work, and a daemon that runs with them. Asks anew for those that the gateway refuses."""
+    is_anew = False
+    for left in reversed(range(TRIES)):
+        _store_credentials(wizard, is_anew=is_anew)
+        status = _start(wizard.context)
+        if not status["store"]["is_up"]:
+            raise TextgateError("Redis can't be used", hint="systemctl status textgate-redis")
+        gateway = status["gateway"]
+        if gateway["is_up"] is not False:
+            break
+        given = any(name.startswith("gateway_") for name in wizard.answers)
+        if gateway["reason"] not in _WRONG_CREDENTIALS or given or not wizard.can_ask or not left:
+            raise TextgateError(
+                f"GatewayAPI can't be used: {gateway['reason']}",
+                hint="are key and secret right, and of this address? run setup again with others",
+            )
+        click.echo("  GatewayAPI does not know these credentials.", err=True)
+        is_anew = True
+    wizard.done["gateway"] = {"credit": gateway["credit"], "currency": gateway["currency"]}
+    credit = f"; credit {gateway['credit']} {gateway['currency'] or ''}".rstrip() if gateway["credit"] else ""
+    wizard.context.say(f"textgated, Redis and GatewayAPI work{credit}.")
+
+
+def _store_credentials(wizard: Wizard, *, is_anew: bool) -> None:
     """Key and secret, or token, into files of their own; and a vault key, if there is none."""
     gateway = wizard.context.config.gateway
     wanted = (
@@ -171,74 +321,81 @@ def _credentials(wizard: Wizard) -> None:
         else [("gateway_key", gateway.key_file), ("gateway_secret", gateway.secret_file)]
     )
     for name, path in wanted:
-        if name not in wizard.answers and Path(path).exists():
-            continue
-        value = wizard.answer(name, f"GatewayAPI's {name.partition('_')[2]} (not shown)", is_secret=True)
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(Path(path), value.encode() + b"\n", mode=0o600)
-    vault = Path(wizard.context.config.vault.key_file)
-    if not vault.exists():
+        if name in wizard.answers or is_anew or not (Path(path).exists() or _is_encrypted(path)):
+            what = name.partition("_")[2]
+            _write_secret(path, wizard.answer(name, f"GatewayAPI's {what} (is not shown)"))
+    vault = wizard.context.config.vault.key_file
+    if not Path(vault).exists() and not _is_encrypted(vault):
         from .vault import new_key_line
 
-        replace_file(vault, new_key_line("k1").reveal().encode() + b"\n", mode=0o600)
+        _write_secret(vault, new_key_line("k1").reveal())
         wizard.context.say(f"{vault}: made. Keep a copy in a safe place.")
 
 
-def _start(wizard: Wizard) -> None:
-    """(Re)start the daemon with what was written, and wait until it answers."""
-    context = wizard.context
+def _is_encrypted(path: str) -> bool:
+    """Whether a credential is kept by systemd-creds in place of this file."""
+    return Path(CREDSTORE, f"textgate.{Path(path).name}").exists()
+
+
+def _write_secret(path: str, value: str) -> None:
+    """Raises CredentialError for what is no secret or can't be written."""
+    if not value or any(not char.isprintable() or char == " " for char in value):
+        raise CredentialError("a key, secret or token has no blanks and no control characters", hint="copy it again")
+    try:
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(Path(path), f"{value}\n".encode(), mode=0o600)
+        Path(path).chmod(0o600)
+    except OSError as error:
+        raise CredentialError(f"{path}: can't be written: {error.strerror}") from None
+
+
+def _start(context: Context) -> dict[str, Any]:
+    """(Re)start the daemon with what was written, and wait until it answers. Raises TextgateError."""
     if Path("/run/systemd/system").is_dir():
-        run_command(["systemctl", "enable", "--now", "--quiet", "textgated.socket", "textgated-admin.socket"])
-        code, output = run_command(["systemctl", "restart", "textgated.service"])
-        if code != 0:
-            raise TextgateError("textgated can't be started", hint=output.strip()[:200] or "journalctl -u textgated")
+        # A daemon that failed for want of its credentials starts at once.
+        run_command(["systemctl", "reset-failed", "--quiet", *UNITS])
+        for words in (["enable", "--now", "--quiet", *UNITS], ["restart", "textgated.service"]):
+            status, output = run_command(["systemctl", *words])
+            if status != 0:
+                raise TextgateError(
+                    "textgated can't be started", hint=output.strip()[-200:] or "journalctl -u textgated"
+                )
     give_up_at = time.monotonic() + START_WAIT_S
     while True:
         try:
-            status = context.ask_daemon("status")
-            break
+            return context.ask_daemon("status")
         except DaemonUnavailable:
             if time.monotonic() > give_up_at:
                 raise
-            time.sleep(0.2)
-    if not status["store"]["is_up"]:
-        raise TextgateError("Redis can't be used", hint="systemctl status textgate-redis")
-    gateway = status["gateway"]
-    if not gateway["is_up"] and gateway["reason"] != "unsupported":
-        raise TextgateError(
-            f"GatewayAPI can't be used: {gateway['reason']}",
-            hint="are key and secret right? run setup again with new ones",
-        )
-    wizard.done["gateway"] = {"credit": gateway["credit"], "currency": gateway["currency"]}
-    context.say(
-        f"textgated, Redis and GatewayAPI work; credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()
-    )
+            time.sleep(START_POLL_S)
 
 
-def _first_user(wizard: Wizard, code_stdin: bool) -> None:
+# --- The first user ---
+
+
+def _enrol(wizard: Wizard, code_stdin: bool) -> str:
     """Enrol somebody with proof, so that the machine is never closed to all; then recovery codes."""
     from .cli import prove_number
     from .directory import read_phones, set_phone
     from .msisdn import parse_msisdn
 
     context = wizard.context
-    config = context.config
+    phones = context.config.phones
     user = wizard.answer("user", "User to enrol first", os.environ.get("SUDO_USER") or "root")
-    phones_file = Path(config.phones.file)
-    known = read_phones(config.phones.file, config.phones.default_region).numbers if phones_file.exists() else {}
-    if user in known and "number" not in wizard.answers:
+    known = read_phones(phones.file, phones.default_region).numbers if Path(phones.file).exists() else {}
+    number = wizard.answers.get("number")
+    if user in known and (number is None or parse_msisdn(number, phones.default_region) == known[user]):
         context.say(f"{user} has a phone already.")
-        wizard.done["user"] = user
-        return
+        return user
     number = wizard.answer("number", f"Phone of {user}, such as +45 12 34 56 78")
-    phone = parse_msisdn(number, config.phones.default_region)
+    phone = parse_msisdn(number, phones.default_region)
     if wizard.wants("send_test", "Send a test text first?", default=False):
         context.ask_daemon("send-test", number=number)
     begun = context.ask_daemon("prove-begin", user=user, number=number)
     context.say(f"{begun['text'].rstrip('.')} ({begun['phone']}).")
     prove_number(context, code_stdin, user=user, number=number, session_id=begun["session_id"])
-    set_phone(config.phones.file, user, phone)
-    wizard.done["user"] = user
+    user = str(begun["user"])
+    set_phone(phones.file, user, phone)
     context.say(f"{user} is enrolled with {phone.masked}.")
     if wizard.wants("recovery_codes", "Make recovery codes, for the day the phone is lost?", default=True):
         made = context.ask_daemon("recovery", user=user)["codes"]
@@ -246,31 +403,51 @@ def _first_user(wizard: Wizard, code_stdin: bool) -> None:
         context.say("Recovery codes, each good once. Print them; they are not shown again.\n")
         for code in made:
             context.say(f"    {code}")
+    return user
 
 
-def _services(wizard: Wizard) -> None:
+# --- Services ---
+
+
+def _guard_services(wizard: Wizard) -> None:
     """`textgate pam try` for each service that is wanted."""
-    from .cli_pam import CONFIRM_DEFAULT, guard_service, parse_span
-    from .pam_admin import SSHD_SERVICES
-
-    chosen = wizard.answers.get("services")
-    if chosen is None:
-        chosen = wizard.answer("services_", "Services to guard", "sshd sudo sudo-i" if wizard.can_ask else "").split()
-    within = str(wizard.answers.get("confirm_within", CONFIRM_DEFAULT))
-    factor = wizard.answers.get("first_factor")
-    if factor is None and set(chosen) & set(SSHD_SERVICES):
-        factor = wizard.answer("first_factor_", "First factor of ssh (key, password, any)", "key")
-    wizard.done["services"] = []
-    for service in chosen:
-        guard_service(
-            wizard.context,
-            service,
-            factor if service in SSHD_SERVICES else "password",
-            confirm_by=int(time.time()) + parse_span(within),
+    names = wizard.until_good(("services",), lambda: _chosen_services(wizard))
+    within = str(wizard.answers.get("confirm_within", cli_pam.CONFIRM_DEFAULT))
+    wait_s = cli_pam.parse_span(within)
+    factor = _first_factor(wizard) if set(names) & set(SSHD_SERVICES) else None
+    rows = wizard.done["services"] = []
+    for service in names:
+        rows.append(
+            cli_pam.guard_service(
+                wizard.context, service, factor if service in SSHD_SERVICES else "password", wait_s=wait_s
+            )
         )
-        wizard.done["services"].append(service)
-    if chosen:
+    if any(row["is_changed"] for row in rows):
         wizard.context.say(
-            f"\nLog in now in another window, with a code. What nobody logs in through, or `textgate pam confirm` "
+            f"\nLog in now in another window, with a code. What nobody logs in through, and `textgate pam confirm` "
             f"doesn't confirm, is taken back in {within}."
         )
+
+
+def _chosen_services(wizard: Wizard) -> list[str]:
+    admin = PamAdmin()
+    there = [name for name in SUGGESTED_SERVICES if Path("/etc/pam.d", name).exists()]
+    default = " ".join(there) if wizard.can_ask else ""
+    names = wizard.answer("services", "Services to guard (- for none)", default).replace(",", " ").split()
+    names = [] if names == ["-"] else names
+    for name in names:
+        check_service(name)
+        admin.read_pam(name)
+    return names
+
+
+def _first_factor(wizard: Wizard) -> str:
+    def choose() -> str:
+        factor = wizard.answer("first_factor", "What comes before the code in ssh: key, password, any", "key")
+        if factor not in {one.value for one in FirstFactor}:
+            raise RefusedError(
+                "the first factor is key, password or any", hint="any: a key or a password, then the code"
+            )
+        return factor
+
+    return wizard.until_good(("first_factor",), choose)

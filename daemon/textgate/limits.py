@@ -187,6 +187,7 @@ def budgets(
     return tuple(found)
 
 
+@functools.lru_cache(maxsize=256)  # prices and limits are few
 def micros(amount: Decimal) -> int:
     """Money in millionths, rounded up."""
     return int((amount * MICROS).to_integral_value(rounding=ROUND_CEILING))

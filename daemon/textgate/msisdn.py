@@ -9,6 +9,7 @@ metadata of a country is loaded when a number of it comes by), so commands witho
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +55,7 @@ class Msisdn:
         Several countries share a code (+1, +7, +44, …). A number that no one of them is known to use is "ZZ"
         and not the largest of them: the list of allowed countries is there to keep dear ones out.
         """
-        number = _read(self._digits)
-        return (number and _library().region_code_for_number(number)) or UNKNOWN_COUNTRY
+        return _country_of(self._digits)
 
     @property
     def is_known(self) -> bool:
@@ -153,6 +153,12 @@ _POSSIBLE_FAULTS = {
 
 def _refusal(fault: str) -> MsisdnError:
     return MsisdnError(f"the phone number {fault}", hint=_HINT)
+
+
+@functools.lru_cache(maxsize=4096)  # asked twice at each login, and dear
+def _country_of(digits: str) -> str:
+    number = _read(digits)
+    return (number and _library().region_code_for_number(number)) or UNKNOWN_COUNTRY
 
 
 def _read(digits: str) -> Any:

@@ -253,7 +253,8 @@ class PamAdmin:
         return [
             path.name
             for path in (sorted(self._at(PAM_DIR).iterdir()) if self._at(PAM_DIR).is_dir() else ())
-            if _is_service(path.name) and has_mark((self._bytes(f"{PAM_DIR}/{path.name}") or b"").decode(errors="replace"))
+            if _is_service(path.name)
+            and has_mark((self._bytes(f"{PAM_DIR}/{path.name}") or b"").decode(errors="replace"))
         ]
 
     # --- Changing it ---
@@ -383,14 +384,15 @@ class PamAdmin:
             for change in reversed(changes):
                 if self._bytes(change.path) != change.before:
                     self._write(change.path, change.before)
+            if any(change.path == DROP_IN for change in changes):
+                with contextlib.suppress(PamAdminError):
+                    self._reload_sshd()
+            self._forget(service)
         except OSError as error:
             raise PamAdminError(
                 f"{service}: half of the change is left, and could not be taken back: {error.strerror}",
                 hint=f"textgate pam disable {service}, as soon as the files can be written",
             ) from None
-        if any(change.path == DROP_IN for change in changes):
-            self._run(["systemctl", "try-reload-or-restart", "ssh.service"])
-        self._forget(service)
 
     def disable(self, service: str) -> tuple[FileChange, ...]:
         """Take textgate's lines out: files that are as textgate left them get back the very bytes that they had.
@@ -424,6 +426,8 @@ class PamAdmin:
         try:
             for change in back:
                 self._write(change.path, change.after)
+            for path in paths:
+                self._remove_rests(path)
             if service in SSHD_SERVICES:
                 self._reload_sshd()
             self._forget(service, is_damaged=guard is None)
@@ -473,7 +477,8 @@ class PamAdmin:
             return False
         if self.condition(guard) is Condition.HALF:
             raise PamAdminError(
-                f"{guard.service}: the change was broken off in the middle", hint=f"textgate pam disable {guard.service}"
+                f"{guard.service}: the change was broken off in the middle",
+                hint=f"textgate pam disable {guard.service}",
             )
         self._remember(replace(guard, confirm_by=None, fault=""))
         self._stop_timer()
@@ -489,15 +494,10 @@ class PamAdmin:
         with self._alone():
             for guard in self.pending():
                 try:
-                    if not guard.is_due(now_at):
-                        if not passed_since(guard):
-                            continue
+                    if self.condition(guard) is not Condition.HALF and passed_since(guard):
                         self._confirm(guard)
                         done.append(Reverted(guard.service, True))
-                    elif passed_since(guard) and self.condition(guard) is Condition.WHOLE:
-                        self._confirm(guard)
-                        done.append(Reverted(guard.service, True))
-                    else:
+                    elif guard.is_due(now_at):
                         self._take_out(guard.service)
                         done.append(Reverted(guard.service, False))
                 except TextgateError as error:
@@ -656,6 +656,12 @@ class PamAdmin:
         _sync_folder(path.parent)
         self._stop_timer()
 
+    def _remove_rests(self, path: str) -> None:
+        """Unfinished copies that a power cut left beside a file."""
+        target = self._at(path)
+        for rest in target.parent.glob(f".{target.name}.????????") if target.parent.is_dir() else ():
+            rest.unlink(missing_ok=True)
+
     def _write(self, path: str, content: bytes | None) -> None:
         target = self._at(path)
         if content is None:
@@ -679,7 +685,7 @@ def check_service(service: str) -> str:
 
 
 def _check_name(service: str) -> None:
-    if not _is_service(service):
+    if not _is_service(service) and service != "textgate":
         raise PamAdminError("there is no such PAM service", hint=f"see: ls {PAM_DIR}")
 
 
@@ -688,7 +694,7 @@ def _is_service(name: str) -> bool:
         len(name) <= SERVICE_MAX_LENGTH
         and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
         and name != "textgate"
-        and not name.endswith((".json", "~"))
+        and not name.endswith("~")
         and ".dpkg-" not in name
     )
 

@@ -8,7 +8,8 @@ functions are used here with a conversation that asks the caller.
 from __future__ import annotations
 
 from collections.abc import Callable
-from ctypes import byref, c_char, c_size_t, c_void_p, cast, memmove, sizeof
+from ctypes import CDLL, POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_void_p, cast, memmove, sizeof
+from ctypes.util import find_library
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -45,9 +46,10 @@ class PamResult:
         return self.code == PAM_SUCCESS
 
 
-def authenticate(service: str, user: str, converse: Converse) -> PamResult:
+def authenticate(service: str, user: str, converse: Converse, *, confdir: str | None = None) -> PamResult:
     """Run the auth stack of a service for a user.
 
+    confdir: a folder that libpam reads in the place of /etc/pam.d.
     Raises TextgateError when python-pam isn't installed or the stack can't be started.
     """
     try:
@@ -69,13 +71,25 @@ def authenticate(service: str, user: str, converse: Converse) -> PamResult:
         return PAM_SUCCESS
 
     conv = pam.PamConv(conversation, None)
-    code = libpam.pam_start(service.encode(), user.encode(), byref(conv), byref(handle))
+    names = (service.encode(), user.encode())
+    if confdir is None:
+        code = libpam.pam_start(*names, byref(conv), byref(handle))
+    else:
+        code = _start_confdir(pam)(*names, byref(conv), confdir.encode(), byref(handle))
     if code != PAM_SUCCESS:
         raise TextgateError(f"the PAM service can't be started (code {code})", hint="see: ls /etc/pam.d")
     code = libpam.pam_authenticate(handle, 0)
     reason = libpam.pam_strerror(handle, code).decode(errors="replace")
     libpam.pam_end(handle, code)
     return PamResult(code, reason)
+
+
+def _start_confdir(pam: Any) -> Any:
+    """pam_start_confdir(3), which python-pam has no binding for."""
+    start = CDLL(find_library("pam")).pam_start_confdir
+    start.restype = c_int
+    start.argtypes = [c_char_p, c_char_p, POINTER(pam.PamConv), c_char_p, POINTER(pam.PamHandle)]
+    return start
 
 
 def _answer(message: Any, converse: Converse) -> tuple[bool, str | None]:
@@ -90,7 +104,7 @@ def _responses(libc: Any, response_type: Any, answers: list[str | None]) -> Any:
     libc.calloc.restype = c_void_p
     libc.calloc.argtypes = [c_size_t, c_size_t]
     block = libc.calloc(len(answers), sizeof(response_type))
-    response = cast(block, _pointer_to(response_type))
+    response = cast(block, POINTER(response_type))
     for index, answer in enumerate(answers):
         if answer is not None:
             data = answer.encode()
@@ -98,9 +112,3 @@ def _responses(libc: Any, response_type: Any, answers: list[str | None]) -> Any:
             memmove(copy, data, len(data))
             response[index].resp = copy
     return response
-
-
-def _pointer_to(kind: Any) -> Any:
-    from ctypes import POINTER
-
-    return POINTER(kind)

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""Runs textgate's own PAM lines on this machine against a pretended daemon: is wrong refused, and right let in?
+"""Runs textgate's PAM lines on this machine against a pretended daemon: is wrong refused, and right let in?
 
-The lines of /etc/pam.d/textgate go into a service of their own for the time of the run, with the helper's socket
-turned to a scripted one. Nothing is texted and no user is touched; it proves that libpam, the module, the helper,
-Python and the jumps between the lines work here.
+libpam gets a folder of its own in the place of /etc/pam.d, with /etc/pam.d/textgate whose helper calls a scripted
+socket. Nothing is texted, no user is touched, and nothing is written outside of /run. It proves that libpam, the module,
+the helper, Python and the jumps between the lines work here, alone and as part of a service's stack, whose other modules
+are stood in for by pam_permit.
 """
 
 from __future__ import annotations
 
-import secrets
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import TextgateError
 from .pam_conversation import Style, authenticate
+from .pam_stack import Rule, is_ours, read_stack
 
 BLOCK = "/etc/pam.d/textgate"
 HELPER = "/usr/libexec/textgate/pam-helper"
+RUN_DIR = "/run"
 RIGHT, WRONG = "123456", "654321"
 USER = "root"  # exists everywhere; nobody logs in
 
@@ -34,58 +36,88 @@ _RUNS: Sequence[tuple[tuple[str | None, ...], bool, str]] = (
 )
 
 
-def dry_run() -> tuple[str, ...]:
+def dry_run(rules: Sequence[Rule] | None = None) -> tuple[str, ...]:
     """What is wrong with the lines as they are installed; empty if they work.
 
-    Raises TextgateError when it can't be tried: not root, no python-pam, no such file.
+    rules: the stack of a service that has them; without it, the lines are run alone.
+    Raises TextgateError when it can't be tried: no python-pam, no such file, no room in /run.
     """
-    faults = []
-    with _pretended_daemon() as socket_path, _service(socket_path) as service:
-        for typed, must_pass, meaning in _RUNS:
-            answers = iter(typed)
-
-            def converse(style: Style, _text: str, answers: Iterator[str | None] = answers) -> str | None:
-                return next(answers, None) if style in (Style.PROMPT_HIDDEN, Style.PROMPT_SHOWN) else None
-
-            if authenticate(service, USER, converse).is_success is not must_pass:
-                faults.append(meaning)
-    return tuple(faults)
-
-
-@contextmanager
-def _service(socket_path: str) -> Iterator[str]:
-    """A PAM service of the moment that has textgate's lines and nothing before them."""
     try:
         text = Path(BLOCK).read_text()
     except OSError as error:
         raise TextgateError(f"{BLOCK}: can't be read: {error.strerror}", hint="install the package again") from None
     if HELPER not in text:
         raise TextgateError(f"{BLOCK}: does not call {HELPER}", hint="install the package's file again")
-    name = f"textgate-dry-run-{secrets.token_hex(4)}"
-    path = Path("/etc/pam.d", name)
+    if rules is None:
+        rules = read_stack("textgate", lambda _name: text)
     try:
-        path.write_text(text.replace(HELPER, f"{HELPER} --socket {socket_path}"))
-        yield name
-    except PermissionError:
-        raise TextgateError("the dry run needs a PAM service of its own", hint="run it with sudo") from None
-    finally:
-        path.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="textgate-dry-run-", dir=RUN_DIR) as folder:
+            return _run(rules, Path(folder))
+    except OSError as error:
+        raise TextgateError(f"the dry run could not be made: {error.strerror}", hint="run it with sudo") from None
+
+
+def _run(rules: Sequence[Rule], folder: Path) -> tuple[str, ...]:
+    confdir = folder / "pam.d"
+    confdir.mkdir()
+    socket_path = str(folder / "auth.sock")
+    for name, lines in stand_in(rules, socket_path).items():
+        (confdir / name).write_text("\n".join(lines) + "\n")
+    faults = []
+    with _pretended_daemon(socket_path):
+        for typed, must_pass, meaning in _RUNS:
+            answers = iter(typed)
+
+            def converse(style: Style, _text: str, answers: Iterator[str | None] = answers) -> str | None:
+                return next(answers, None) if style in (Style.PROMPT_HIDDEN, Style.PROMPT_SHOWN) else None
+
+            if authenticate("dry-run", USER, converse, confdir=str(confdir)).is_success is not must_pass:
+                faults.append(meaning)
+    return tuple(faults)
+
+
+def stand_in(rules: Iterable[Rule], socket_path: str) -> dict[str, list[str]]:
+    """Files for libpam, by name, "dry-run" first: textgate's lines with another socket, and for each other module
+    pam_permit, or pam_deny where that is what it is.
+    """
+    files: dict[str, list[str]] = {"dry-run": []}
+    open_files = ["dry-run"]
+    for rule in rules:
+        open_files = open_files[: rule.level + 1]
+        lines = files[open_files[-1]]
+        if rule.is_substack:
+            name = f"dry-run-{len(files)}"
+            files[name] = []
+            lines.append(f"auth substack {name}")
+            open_files.append(name)
+            continue
+        control = " ".join(f"{answer}={action}" for answer, action in rule.actions.items())
+        lines.append(f"auth [{control}] {_words(rule, socket_path)}")
+    return files
+
+
+def _words(rule: Rule, socket_path: str) -> str:
+    """Module and arguments of a line that stands in for another."""
+    if is_ours(rule):
+        words = [f"[{word}]" if " " in word else word for word in rule.arguments]
+        at = words.index(HELPER) + 1 if HELPER in words else 0
+        words[at:at] = ["--socket", socket_path] if at else []
+        return " ".join([rule.module, *words])
+    name = rule.module.rpartition("/")[2]
+    # pam_rootok would let in who runs this, and nothing would be tried.
+    return "pam_deny.so" if name in ("pam_deny.so", "pam_rootok.so") else "pam_permit.so"
 
 
 @contextmanager
-def _pretended_daemon() -> Iterator[str]:
+def _pretended_daemon(path: str) -> Iterator[None]:
     """A socket whose other end asks for a code and knows one that is right (PROTOCOL.md)."""
-    with (
-        tempfile.TemporaryDirectory(prefix="textgate-") as folder,
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
-    ):
-        path = str(Path(folder, "auth.sock"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen()
         server = threading.Thread(target=_serve, args=(listener,), daemon=True)
         server.start()
         try:
-            yield path
+            yield
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             server.join()

@@ -420,7 +420,9 @@ def with_block(text: str, first_factor: FirstFactor, *, service: str) -> str:
     included = [at for at, line in enumerate(lines) if tuple(line.partition("#")[0].split()) == COMMON]
     if first_factor is not FirstFactor.PASSWORD:
         if len(included) != 1:
-            raise StackError(f"{place}: has no line `@include common-auth` that textgate's could replace", hint=by_hand)
+            raise StackError(
+                f"{place}: has no line `@include common-auth` that textgate's could replace", hint=by_hand
+            )
         at = included[0]
         return "\n".join(
             [*lines[:at], BEGIN_MARK, f"{KEPT_MARK}{lines[at]}", *body, END_MARK, *lines[at + 1 :]],

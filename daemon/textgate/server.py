@@ -31,6 +31,7 @@ from .dispatcher import Dispatcher
 from .errors import ExitCode, ProtocolError, TextgateError
 from .peercred import peer_credentials
 from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Word, format_reply, parse_request
+from .protocol import VERSION as PROTOCOL_VERSION
 from .session import build_session
 from .verifier import Later, told, where
 from .wiring import Services
@@ -58,7 +59,7 @@ class Listeners:
 
 
 class Server:
-    """Accepts on the main thread; works on `workers` threads. `services` is replaced as a whole on a reload."""
+    """Accepts on the main thread, works on `workers` others. `services` is replaced as a whole on a reload."""
 
     def __init__(
         self,
@@ -75,7 +76,13 @@ class Server:
         self._listeners = listeners
         self._services = services
         self._audit = audit
-        self._workers = Dispatcher(threads=config.workers, waiting=config.queue, name="login")
+        # A quarter for those who begin, the rest for those who have typed a code and wait at the prompt: under load the
+        # former must not take all of Python's time.
+        beginner_count = max(1, config.workers // 4)
+        self._workers = Dispatcher(threads=beginner_count, waiting=config.queue, name="begin")
+        self._checkers = Dispatcher(
+            threads=max(1, config.workers - beginner_count), waiting=config.queue, name="check"
+        )
         self._admins = Dispatcher(threads=ADMIN_THREADS, waiting=ADMIN_WAITING, name="admin")
         self._under_way: dict[int, float] = {}
         self._lock = threading.Lock()
@@ -142,6 +149,7 @@ class Server:
         ender.daemon = True
         ender.start()
         self._workers.close()
+        self._checkers.close()
         self._services.close()
         self._admins.close()
         ender.cancel()
@@ -167,7 +175,8 @@ class Server:
                 _refuse_now(connection, texts.INTERNAL)
                 continue
             accepted_at = time.monotonic()
-            if self._workers.submit(_bound(self._serve_login, connection, accepted_at)) is None:
+            workers = self._checkers if is_check(connection) else self._workers
+            if workers.submit(_bound(self._serve_login, connection, accepted_at)) is None:
                 self.counts.add("overload")
                 self._audit.event(Event.OVERLOAD, "too many logins waiting", priority=Priority.ERROR, result="deny")
                 _refuse_now(connection, texts.BUSY)
@@ -284,6 +293,17 @@ def read_request(connection: socket.socket, timeout_s: float) -> bytes:
             return bytes(received)
         received += chunk
     raise ProtocolError("too_long")
+
+
+def is_check(connection: socket.socket) -> bool:
+    """Whether a request that lies there unread is a check. A guess at what is urgent, which decides nothing else."""
+    try:
+        return connection.recv(len(_CHECK_HEAD), socket.MSG_PEEK | socket.MSG_DONTWAIT) == _CHECK_HEAD
+    except OSError:  # nothing there yet
+        return False
+
+
+_CHECK_HEAD = f"{PROTOCOL_VERSION} {Verb.CHECK.value}\0".encode()
 
 
 def has_gone(connection: socket.socket) -> bool:

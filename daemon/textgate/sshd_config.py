@@ -69,7 +69,9 @@ def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[
     found, places = effective(output), list(settings)
     for keyword, value in wanted(first_factor).items():
         if found.get(keyword, "") != value:
-            places_of = [one.place for one in places if one.keyword == _canonical(keyword) and one.value.lower() != value]
+            places_of = [
+                one.place for one in places if one.keyword == _canonical(keyword) and one.value.lower() != value
+            ]
             by = f", by {places_of[0]}" if places_of else ""
             yield f"{keyword} is `{found.get(keyword, 'unset')}` in effect and not `{value}`{by}"
     if found.get("pamservicename", "sshd") != "sshd":

@@ -392,7 +392,7 @@ class Verifier:
             self._pay_back(attempt, payment, None)
             self._note(Event.OVERLOAD, "too many texts waiting", attempt, priority=Priority.ERROR, result="deny")
             return Reply(Word.DENY, texts.BUSY, Why.BUSY)
-        once = _Once(later)
+        once = _Once(later, self._audit)
         future.add_done_callback(
             lambda done: once.answer(lambda: self._told(attempt, begun, done.result(), is_anew=is_anew))
         )
@@ -492,7 +492,9 @@ class Verifier:
                 at=where(error),
             )
             result = SendResult(Outcome.UNKNOWN, SendReason.INTERNAL, attempt_count=0, duration_s=0)
-        self._settle(attempt, begun, _state(result), is_refused=result.outcome is Outcome.REFUSED)
+        if result.outcome is not Outcome.SENT or begun.is_live:
+            # "pending" says enough of a text that went out; but one that replaces another settles that one's end.
+            self._settle(attempt, begun, _state(result), is_refused=result.outcome is Outcome.REFUSED)
         self._pay_back(attempt, payment, result)
         return result
 
@@ -671,8 +673,9 @@ class Verifier:
 class _Once:
     """Answers a login once, with whichever of several replies comes first; making one that fails answers DENY."""
 
-    def __init__(self, later: Later) -> None:
+    def __init__(self, later: Later, audit: Audit) -> None:
         self._later: Later | None = later
+        self._audit = audit
         self._lock = threading.Lock()
 
     def answer(self, make: Callable[[], Reply]) -> None:
@@ -683,7 +686,15 @@ class _Once:
             return
         try:
             reply = make()
-        except Exception:
+        except Exception as error:
+            self._audit.event(
+                Event.FAULT,
+                "login refused",
+                priority=Priority.ALERT,
+                result="deny",
+                reason=told(error),
+                at=where(error),
+            )
             reply = Reply(Word.DENY, texts.INTERNAL)
         later(reply)
 

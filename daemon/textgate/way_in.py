@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""Would an administrator still get in, once a service asks for codes? What would close a machine to all of them.
+
+Looks at accounts, phones, passwords and keys; changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .accounts import NssAccounts
+from .config import Config
+from .directory import read_phones
+from .pam_stack import FirstFactor, Rule
+from .policy import Account
+
+ADMIN_GROUPS = frozenset({"sudo", "root", "wheel", "admin"})
+SUDO_PAIR = {"sudo": "sudo-i", "sudo-i": "sudo"}  # `sudo -i` is a service of its own
+_KEY_LINE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[^\s]+ AAAA", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Logins:
+    """Files that say who can log in how; others than the system's in tests."""
+
+    shadow_file: str = "/etc/shadow"
+    sudoers: Sequence[str] = field(default=("/etc/sudoers", "/etc/sudoers.d"))
+
+    def passwords(self) -> dict[str, str]:
+        """User -> password field of shadow(5); nothing where it can't be read."""
+        with contextlib.suppress(OSError):
+            rows = (line.split(":") for line in Path(self.shadow_file).read_text(errors="replace").splitlines())
+            return {row[0]: row[1] for row in rows if len(row) > 1}
+        return {}
+
+    def has_password(self, user: str) -> bool:
+        """Whether a password can let the user in. One who is not of this file (LDAP) is believed to have one."""
+        return not self.passwords().get(user, "$").startswith(("!", "*"))
+
+    def without_password(self) -> list[str]:
+        """Users whose password is empty."""
+        return sorted(user for user, password in self.passwords().items() if password == "")
+
+    def has_key(self, user: str) -> bool:
+        """Whether there is an ssh key by which the user can log in, in the usual place."""
+        for name in ("authorized_keys", "authorized_keys2"):
+            with contextlib.suppress(OSError, RuntimeError):
+                text = (Path(f"~{user}").expanduser() / ".ssh" / name).read_text(errors="replace")
+                if any(_KEY_LINE.search(line) for line in text.splitlines() if not line.strip().startswith("#")):
+                    return True
+        return False
+
+    def passwordless_sudo(self) -> list[str]:
+        """Lines of sudoers with NOPASSWD: sudo asks PAM nothing there, and so no code either."""
+        found = []
+        for path in self._sudoers_files():
+            with contextlib.suppress(OSError):
+                for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+                    if re.search(r"\bNOPASSWD\s*:|^\s*Defaults\b.*!authenticate\b", line.partition("#")[0]):
+                        found.append(f"{path}:{number}")
+        return found
+
+    def _sudoers_files(self) -> Iterator[Path]:
+        for name in self.sudoers:
+            path = Path(name)
+            if path.is_dir():
+                yield from (
+                    one for one in sorted(path.iterdir()) if "." not in one.name and not one.name.endswith("~")
+                )
+            else:
+                yield path
+
+
+def is_admin(account: Account) -> bool:
+    """Whether somebody is root, or may become root by way of a group."""
+    return account.uid == 0 or not account.groups.isdisjoint(ADMIN_GROUPS)
+
+
+def enrolled_admins(config: Config) -> list[Account]:
+    """The administrators who have a phone. Raises DirectoryError, or AccountsError."""
+    accounts = NssAccounts()
+    users = read_phones(config.phones.file, config.phones.default_region).numbers if _has_file(config) else {}
+    found = [accounts.lookup(user) for user in users]
+    return [account for account in found if account is not None and is_admin(account)]
+
+
+def _has_file(config: Config) -> bool:
+    return "file" in config.phones.sources and Path(config.phones.file).exists()
+
+
+def ssh_obstacles(
+    admins: Sequence[Account], first_factor: FirstFactor, effective: Mapping[str, str], logins: Logins | None = None
+) -> list[str]:
+    """Why no administrator with a phone could log in by ssh; empty if one can.
+
+    effective: what `sshd -T` says, keyword -> value.
+    """
+    logins = logins or Logins()
+    reasons = {account.name: _ssh_obstacle(account, first_factor, effective, logins) for account in admins}
+    if any(reason is None for reason in reasons.values()):
+        return []
+    return [f"{name}: {reason}" for name, reason in reasons.items()]
+
+
+def _ssh_obstacle(
+    account: Account, first_factor: FirstFactor, effective: Mapping[str, str], logins: Logins
+) -> str | None:
+    if account.uid == 0 and effective.get("permitrootlogin") != "yes":
+        # sshd lets root in by what it calls prohibit-password with a key alone, and never with a code behind it.
+        return f"PermitRootLogin {effective.get('permitrootlogin', 'no')} keeps root out where a code is asked for"
+    has_other_keys = any(
+        effective.get(name, "none") != "none" for name in ("authorizedkeyscommand", "trustedusercakeys")
+    )
+    has_key = has_other_keys or logins.has_key(account.name)
+    if first_factor is FirstFactor.KEY and not has_key:
+        return "has no ssh key"
+    if first_factor is FirstFactor.PASSWORD and not logins.has_password(account.name):
+        return "has no password"
+    if first_factor is FirstFactor.ANY and not (has_key or logins.has_password(account.name)):
+        return "has neither an ssh key nor a password"
+    return None
+
+
+def takes_empty_passwords(rules: Sequence[Rule]) -> bool:
+    """Whether a stack lets in who has an empty password (nullok of pam_unix)."""
+    return any(rule.module.endswith("pam_unix.so") and "nullok" in rule.arguments for rule in rules)
