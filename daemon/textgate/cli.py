@@ -272,6 +272,7 @@ def login_test(context: Context, user: str, service: str) -> None:
 
     Nothing is opened and nobody is logged in; only the answer of the stack is shown.
     """
+    from .audit import printable
     from .pam_conversation import authenticate
 
     if os.geteuid() != 0:
@@ -279,6 +280,7 @@ def login_test(context: Context, user: str, service: str) -> None:
     if not Path("/etc/pam.d", service).is_file() or "/" in service:
         raise TextgateError("there is no such PAM service", hint="see: ls /etc/pam.d")
     result = authenticate(service, user, _converse)
+    user = printable(user)  # a name from somewhere else must not command this terminal
     context.result({"user": user, "service": service, "is_success": result.is_success, "reason": result.reason})
     if not result.is_success:
         context.say(f"{service} would refuse {user}: {result.reason}")

@@ -76,13 +76,12 @@ class Server:
         self._listeners = listeners
         self._services = services
         self._audit = audit
-        # A quarter for those who begin, the rest for those who have typed a code and wait at the prompt: under load the
-        # former must not take all of Python's time.
-        beginner_count = max(1, config.workers // 4)
-        self._workers = Dispatcher(threads=beginner_count, waiting=config.queue, name="begin")
-        self._checkers = Dispatcher(
-            threads=max(1, config.workers - beginner_count), waiting=config.queue, name="check"
-        )
+        # A quarter for those who begin, the rest for those who have typed a code and wait at the prompt: under load
+        # the former must not take all of Python's time.
+        begin_count = max(1, config.workers // 4)
+        check_count = config.workers - begin_count
+        self._workers = Dispatcher(threads=begin_count, waiting=config.queue + check_count, name="begin")
+        self._checkers = Dispatcher(threads=max(1, check_count), waiting=config.queue, name="check")
         self._admins = Dispatcher(threads=ADMIN_THREADS, waiting=ADMIN_WAITING, name="admin")
         self._under_way: dict[int, float] = {}
         self._lock = threading.Lock()
