@@ -12,8 +12,8 @@ export PYTHONDONTWRITEBYTECODE := 1
 RUNTIME_PACKAGES := python3 python3-click python3-cryptography python3-oauthlib python3-phonenumbers python3-pampy python3-pyotp \
 	python3-redis python3-requests python3-requests-oauthlib python3-rich python3-systemd
 DEMO_PACKAGES := gcc libc6-dev libpam0g-dev openssh-client openssh-server passwd redis-server sudo tmux util-linux procps
-TEST_PACKAGES := chromium chromium-driver gdb iproute2 pamtester python3-flask python3-selenium python3-venv rsync \
-	systemd-journal-remote
+TEST_PACKAGES := chromium chromium-driver fish gdb groff-base iproute2 man-db mandoc pamtester python3-flask python3-selenium \
+	python3-venv rsync systemd-journal-remote zsh
 
 .PHONY: help
 help: ## list the targets

@@ -11,12 +11,27 @@ SHAREDIR ?= /usr/share/textgate
 DOCDIR ?= /usr/share/doc/textgate
 SYSCONFDIR ?= /etc/textgate
 UNITDIR ?= /usr/lib/systemd/system
+MANDIR ?= /usr/share/man
 
 PAM_BUILD := $(abspath $(BUILD))/pam
 
 .PHONY: build-pam install install-python install-commands install-pam install-config install-docs
 build-pam: ## build the PAM module
 	@$(MAKE) --no-print-directory -C pam_helper BUILD=$(PAM_BUILD) all
+
+# Both are made from the code, so whatever of it changes makes them anew. They need what the commands import.
+DESCRIBED := $(wildcard daemon/textgate/*.py pam_helper/textgate.pam pam_helper/textgate_pam.py systemd/textgate.catalog)
+
+.PHONY: man completion install-man install-completion
+man: $(BUILD)/man/.made ## make the manual pages: build/man
+$(BUILD)/man/.made: $(wildcard packaging/man/*) $(DESCRIBED)
+	/usr/bin/python3 -I -B packaging/man/make_pages.py $(BUILD)/man
+	touch $@
+
+completion: $(BUILD)/completion/.made
+$(BUILD)/completion/.made: packaging/completion/make_scripts.py $(DESCRIBED)
+	/usr/bin/python3 -I -B packaging/completion/make_scripts.py $(BUILD)/completion
+	touch $@
 
 install: install-python install-commands install-pam install-config install-docs ## put everything into its place below DESTDIR
 
@@ -39,14 +54,22 @@ install-config:
 	for name in textgate.toml redis.conf; do \
 		[ -e $(DESTDIR)$(SYSCONFDIR)/$$name ] || install -m 0644 packaging/etc/$$name $(DESTDIR)$(SYSCONFDIR)/$$name; done
 	install -D -m 0755 packaging/bin/run-redis $(DESTDIR)/usr/libexec/textgate/run-redis
-	install -D -m 0644 packaging/redis.conf $(DESTDIR)$(SHAREDIR)/redis.conf
+	install -D -m 0644 packaging/redis.conf packaging/redis.acl -t $(DESTDIR)$(SHAREDIR)
 	install -D -m 0644 systemd/*.service systemd/*.socket systemd/*.timer -t $(DESTDIR)$(UNITDIR)
 	install -D -m 0644 systemd/textgate.sysusers $(DESTDIR)/usr/lib/sysusers.d/textgate.conf
 	install -D -m 0644 systemd/textgate.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/textgate.conf
 	install -D -m 0644 systemd/textgate.catalog $(DESTDIR)/usr/lib/systemd/catalog/textgate.catalog
 
-install-docs:
-	install -D -m 0644 README.md SECURITY.md daemon/PROTOCOL.md daemon/STORE.md -t $(DESTDIR)$(DOCDIR)
+install-man: man
+	for page in $(BUILD)/man/*.[1-8]; do install -D -m 0644 $$page $(DESTDIR)$(MANDIR)/man$${page##*.}/$${page##*/}; done
+
+install-completion: completion
+	install -D -m 0644 $(BUILD)/completion/bash/textgate -t $(DESTDIR)/usr/share/bash-completion/completions
+	install -D -m 0644 $(BUILD)/completion/zsh/_textgate -t $(DESTDIR)/usr/share/zsh/vendor-completions
+	install -D -m 0644 $(BUILD)/completion/fish/textgate.fish -t $(DESTDIR)/usr/share/fish/vendor_completions.d
+
+install-docs: install-man install-completion
+	install -D -m 0644 README.md SECURITY.md daemon/PROTOCOL.md daemon/STORE.md docs/limits.md docs/api.md -t $(DESTDIR)$(DOCDIR)
 	install -D -m 0644 pam_helper/README.md $(DESTDIR)$(DOCDIR)/pam.md
 	install -D -m 0644 systemd/credentials-encrypted.conf -t $(DESTDIR)$(DOCDIR)/examples
 

@@ -17,6 +17,7 @@ import pwd
 from .errors import TextgateError
 from .policy import Account
 
+FIRST_UID, NOBODY_UID = 1000, 65534
 MAX_NAME_BYTES = 256  # the longest that Linux tools take (LOGIN_NAME_MAX, limits.h)
 
 
@@ -52,6 +53,15 @@ class NssAccounts:
             return None
         groups, has_unnamed_groups = _groups(entry) if self._with_groups else (frozenset[str](), False)
         return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, entry.pw_gecos, has_unnamed_groups)
+
+
+def names_of_people() -> frozenset[str]:
+    """Root and the users that are persons (login.defs(5): UID_MIN), as far as NSS lists them: not for rules."""
+    return frozenset(
+        entry.pw_name
+        for entry in pwd.getpwall()
+        if entry.pw_uid == 0 or (entry.pw_uid >= FIRST_UID and entry.pw_uid != NOBODY_UID)
+    )
 
 
 def is_askable(user: str) -> bool:

@@ -53,11 +53,12 @@ def _read(answer: bytes) -> dict[str, Any]:
         reply = json.loads(answer)
         if reply["v"] != VERSION:
             raise ValueError("version")
-        if reply["ok"] is True:
-            result: dict[str, Any] = reply["result"]
-            return result
+        if reply["ok"] is True and isinstance(reply["result"], dict):
+            return reply["result"]
         error = reply["error"]
         kind, message, hint = error["kind"], error["message"], error["hint"]
+        if not (isinstance(kind, str) and isinstance(message, str) and isinstance(hint, str | None)):
+            raise ValueError("error")
     except (ValueError, KeyError, TypeError):
         raise DaemonUnavailable(
             "textgated gave an answer that this command doesn't know",

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import pwd
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from .config import Config
 from .errors import TextgateError
 
 F = TypeVar("F", bound=Callable[..., Any])
-FIRST_UID = 1000
 
 
 class LazyGroup(click.Group):
@@ -48,9 +46,10 @@ class LazyGroup(click.Group):
 
 
 def complete_users(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
-    """Names of root and of people (login.defs(5): UID_MIN), not of the system's own users."""
-    found = {entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == 0 or entry.pw_uid >= FIRST_UID}
-    return sorted(name for name in found - {"nobody"} if name.startswith(incomplete))
+    """Names of root and of people, not of the system's own users."""
+    from .accounts import names_of_people
+
+    return sorted(name for name in names_of_people() if name.startswith(incomplete))
 
 
 def complete_services(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:

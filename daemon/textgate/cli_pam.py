@@ -257,7 +257,7 @@ def status(context: Context) -> None:
 
 
 def service_rows(admin: PamAdmin) -> list[dict[str, Any]]:
-    """Each service that asks for a code or should: who put the lines in, whether it is a try, what is wrong with it."""
+    """Each service that asks for a code or should: who put the lines in, is it a try, what is wrong with it."""
     guarded = admin.services()
     names = sorted({*admin.remembered(), *admin.marked(), *guarded})
     return [_row(admin, name, is_asking=name in guarded) for name in names]

@@ -137,7 +137,7 @@ class Wizard:
 
 def _answer_options(function: Any) -> Any:
     """An option for each answer: its value, or a file that holds it."""
-    for name, answer in reversed(ANSWERS.items()):
+    for name, answer in reversed(list(ANSWERS.items())):
         flag = "--" + name.replace("_", "-")
         if answer.is_secret:
             decorate = click.option(f"{flag}-file", name, metavar="FILE", help=f"holds the {answer.help}")
@@ -167,8 +167,8 @@ def _answer_options(function: Any) -> Any:
 def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: bool, **given: Any) -> None:
     """Set textgate up: gateway, first user, recovery codes, and the services to guard.
 
-    Asks for what it isn't told, and can be run again: what is done already is kept. Without a terminal it asks nothing
-    and needs to be told.
+    Asks for what it isn't told, and can be run again: what is done already is kept. Without a terminal it asks
+    nothing and needs to be told.
     """
     if os.geteuid() != 0:
         raise TextgateError("setup changes files of root", hint="run it with sudo")
@@ -214,7 +214,7 @@ def _is_list_of_words(value: list[object]) -> bool:
 
 
 def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Answers from the options that were used. Raises ConfigError, or CredentialError for an open file of a secret."""
+    """Answers from the options that were used. Raises ConfigError, or CredentialError for a file open to others."""
     answers: dict[str, Any] = {}
     for name, value in given.items():
         if value is None:
@@ -415,13 +415,11 @@ def _guard_services(wizard: Wizard) -> None:
     within = str(wizard.answers.get("confirm_within", cli_pam.CONFIRM_DEFAULT))
     wait_s = cli_pam.parse_span(within)
     factor = _first_factor(wizard) if set(names) & set(SSHD_SERVICES) else None
-    rows = wizard.done["services"] = []
+    rows: list[dict[str, Any]] = []
+    wizard.done["services"] = rows
     for service in names:
-        rows.append(
-            cli_pam.guard_service(
-                wizard.context, service, factor if service in SSHD_SERVICES else "password", wait_s=wait_s
-            )
-        )
+        first_factor = factor if service in SSHD_SERVICES else "password"
+        rows += [cli_pam.guard_service(wizard.context, service, first_factor, wait_s=wait_s)]
     if any(row["is_changed"] for row in rows):
         wizard.context.say(
             f"\nLog in now in another window, with a code. What nobody logs in through, and `textgate pam confirm` "

@@ -7,10 +7,12 @@ nothing, and yields findings; one that breaks is itself a finding, so that the r
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
@@ -21,15 +23,25 @@ from . import admin_client, wiring
 from .accounts import NssAccounts
 from .config import Config
 from .directory import PhoneTable, read_phones
-from .errors import ConfigError, TextgateError
-from .pam_admin import SSHD_SERVICES, PamAdmin, run_command, sshd_faults
+from .errors import ConfigError, DaemonUnavailable, TextgateError
+from .pam_admin import SSHD_SERVICES, Condition, PamAdmin, run_command
 from .pam_dry_run import dry_run
-from .pam_stack import FirstFactor, StackError, read_auth_rules
+from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code
+from .policy import Account
+from .sshd_config import METHODS, effective, effective_faults, match_faults
+from .way_in import SUDO_PAIR, Logins, is_admin, ssh_obstacles, takes_empty_passwords
 
 CLOCK_SKEW_WARN_S = 60.0  # the gateway refuses signatures that are some minutes off
 GRACE_SPARE_S = 30  # beside the code's life, time to give the first factor
 CREDIT_LOW = 5
-ADMIN_GROUPS = ("sudo", "root", "wheel", "admin")
+SUDO_TIMEOUT_USUAL_MIN = 15.0
+SSHD_USERS_MAX = 20  # of whom `sshd -T` is asked
+NAMES_MAX = 5  # in one line
+REDIS_TIMEOUT_S = 2.0
+
+# What the package installs for PAM; whoever can write them can let himself in.
+PAM_PARTS = ("/etc/pam.d/textgate", "/usr/libexec/textgate/pam-helper", "/usr/libexec/textgate/textgate_pam.py")
+MODULE_GLOB = "/usr/lib/*/security/pam_textgate.so"
 
 
 class Level(IntEnum):
@@ -52,12 +64,16 @@ class Finding:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks look at."""
+    """What the checks look at. root: / but for tests."""
 
     config_path: str
     pam: PamAdmin = field(default_factory=PamAdmin)
-    run: Callable[[list[str]], tuple[int, str]] = run_command
-    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    run: Callable[[Sequence[str]], tuple[int, str]] = run_command
+    logins: Logins = field(default_factory=Logins)
+    lookup: Callable[[str], Account | None] = field(default_factory=lambda: NssAccounts().lookup)
+    try_lines: Callable[[], tuple[str, ...]] = dry_run
+    root: str = "/"
+    trusted_uids: frozenset[int] = frozenset({0})
 
     @cached_property
     def config(self) -> Config:
@@ -65,9 +81,12 @@ class Machine:
         return wiring.load_config(self.config_path)
 
     @cached_property
-    def status(self) -> dict[str, Any]:
-        """The daemon's own word. Raises DaemonUnavailable."""
-        return admin_client.call(self.config.daemon.admin_socket, "status")
+    def status(self) -> dict[str, Any] | None:
+        """The daemon's own word; None where it is away, which the check of the daemon tells."""
+        try:
+            return admin_client.call(self.config.daemon.admin_socket, "status")
+        except DaemonUnavailable:
+            return None
 
     @cached_property
     def phones(self) -> PhoneTable:
@@ -75,9 +94,19 @@ class Machine:
         return read_phones(self.config.phones.file, self.config.phones.default_region)
 
     @cached_property
+    def accounts(self) -> dict[str, Account]:
+        """The users with a phone whom this machine knows."""
+        found = {user: self.lookup(user) for user in self.phones.numbers}
+        return {user: account for user, account in found.items() if account is not None}
+
+    @cached_property
     def guarded(self) -> list[str]:
         """Services that ask for a code."""
         return self.pam.services()
+
+    def at(self, path: str) -> Path:
+        """A file of the machine."""
+        return Path(self.root, path.lstrip("/"))
 
 
 Check = Callable[[Machine], Iterator[Finding]]
@@ -90,7 +119,7 @@ def examine(machine: Machine) -> list[Finding]:
         try:
             found.extend(check(machine))
         except ConfigError as error:
-            if name == "config":
+            if name == "config":  # the others would only say it again
                 found.extend(Finding(name, Level.FAILURE, fault, f"edit {error.path}") for fault in error.faults)
         except TextgateError as error:
             found.append(Finding(name, Level.FAILURE, error.message, error.hint))
@@ -99,218 +128,389 @@ def examine(machine: Machine) -> list[Finding]:
     return found
 
 
-# --- The checks ---
+# --- Configuration and files ---
 
 
 def _config(machine: Machine) -> Iterator[Finding]:
-    yield Finding("config", Level.OK, f"{machine.config.path} can be used")
+    config = machine.config
+    yield Finding("config", Level.OK, f"{config.path} can be used")
+    yield from _writable_by_others("config", machine, [config.path])
     for kind in ("store", "gateway"):
-        if getattr(machine.config.failmode, kind) == "safe":
-            services = ", ".join(machine.config.failmode.safe_services)
+        if getattr(config.failmode, kind) == "safe":
+            services = ", ".join(config.failmode.safe_services)
             yield Finding(
-                "config", Level.WARNING, f"when the {kind} is away, {services} let in without a code",
-                f'set [failmode] {kind} = "secure"',
-            )  # fmt: skip
+                "config",
+                Level.WARNING,
+                f"when the {kind} is away, {services} let in without a code",
+                f'set [failmode] {kind} = "secure" in {config.path}',
+            )
 
 
 def _credentials(machine: Machine) -> Iterator[Finding]:
-    config = machine.config
-    paths = [config.vault.key_file]
-    gateway = config.gateway
-    paths += [gateway.token_file] if gateway.auth == "token" else [gateway.key_file, gateway.secret_file]
-    for path in paths:
+    gateway, vault = machine.config.gateway, machine.config.vault
+    paths = [gateway.token_file] if gateway.auth == "token" else [gateway.key_file, gateway.secret_file]
+    for path, remedy in [*((path, "textgate setup") for path in paths), (vault.key_file, "textgate keys init")]:
+        encrypted = machine.at(f"/etc/credstore.encrypted/textgate.{Path(path).name}")
         try:
-            status = os.stat(path)  # noqa: PTH116  # mode and owner are what is wanted
+            status = Path(path).stat()
         except FileNotFoundError:
-            encrypted = Path("/etc/credstore.encrypted") / f"textgate.{Path(path).name}"
             if encrypted.exists():
-                yield Finding("credentials", Level.OK, f"{encrypted} is there, encrypted")
+                yield Finding("credentials", Level.OK, f"{Path(path).name} is kept encrypted")
             else:
-                remedy = "textgate keys init" if path == config.vault.key_file else "textgate setup"
                 yield Finding("credentials", Level.FAILURE, f"{path} is missing", remedy)
             continue
         if status.st_mode & 0o077:
             yield Finding("credentials", Level.FAILURE, f"{path} is open to others", f"chmod 0600 {path}")
+        elif encrypted.exists():
+            yield Finding(
+                "credentials", Level.WARNING, f"{path} is there encrypted, and in plain text too", f"shred -u {path}"
+            )
         else:
             yield Finding("credentials", Level.OK, f"{path} is closed to others")
 
 
+def _files(machine: Machine) -> Iterator[Finding]:
+    modules = [f"/{path.relative_to(machine.root)}" for path in Path(machine.root).glob(MODULE_GLOB.lstrip("/"))]
+    reinstall = "apt install --reinstall textgate"
+    for path in PAM_PARTS:
+        if not machine.at(path).exists():
+            yield Finding("files", Level.FAILURE, f"{path} is missing", reinstall)
+    if not modules:
+        yield Finding("files", Level.FAILURE, f"{MODULE_GLOB} is missing", reinstall)
+    if not os.access(machine.at(PAM_PARTS[1]), os.X_OK):
+        yield Finding("files", Level.FAILURE, f"{PAM_PARTS[1]} can't be run", f"chmod 0755 {PAM_PARTS[1]}")
+    faults = list(_writable_by_others("files", machine, [*PAM_PARTS, *modules]))
+    yield from faults
+    if not faults:
+        yield Finding("files", Level.OK, "what PAM runs is root's alone to write")
+
+
+def _writable_by_others(check: str, machine: Machine, paths: Sequence[str]) -> Iterator[Finding]:
+    """Files, or the folders that they are in, that others than root can change."""
+    for path in paths:
+        for name in (path, str(Path(path).parent)):
+            real = Path(name) if name.startswith(machine.root) else machine.at(name)
+            with contextlib.suppress(FileNotFoundError):
+                status = real.stat()
+                if status.st_uid not in machine.trusted_uids:
+                    yield Finding(check, Level.FAILURE, f"{name} does not belong to root", f"chown root: {name}")
+                elif status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX:
+                    yield Finding(check, Level.FAILURE, f"{name} can be written by others", f"chmod go-w {name}")
+
+
+# --- Daemon, Redis, gateway ---
+
+
 def _daemon(machine: Machine) -> Iterator[Finding]:
-    for path, wanted in ((machine.config.daemon.auth_socket, 0o600), (machine.config.daemon.admin_socket, 0o660)):
+    daemon = machine.config.daemon
+    for path, widest in ((daemon.auth_socket, 0o600), (daemon.admin_socket, 0o660)):
         try:
-            mode = stat.S_IMODE(os.stat(path).st_mode)  # noqa: PTH116
+            status = Path(path).stat()
         except FileNotFoundError:
-            yield Finding(
-                "socket",
-                Level.FAILURE,
-                f"{path} is missing",
-                "systemctl enable --now textgated.socket textgated-admin.socket",
-            )
+            remedy = "systemctl enable --now textgated.socket textgated-admin.socket"
+            yield Finding("socket", Level.FAILURE, f"{path} is missing", remedy)
             continue
-        if mode & ~wanted:
-            yield Finding(
-                "socket", Level.FAILURE, f"{path} is open to others ({mode:04o})", f"chmod {wanted:04o} {path}"
-            )
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & ~widest:
+            message = f"{path} is open to others ({mode:04o})"
+            yield Finding("socket", Level.FAILURE, message, f"chmod {widest:04o} {path}")
         else:
             yield Finding("socket", Level.OK, f"{path} is there")
-    yield Finding("daemon", Level.OK, f"textgated {machine.status['version']} answers")
+    if machine.status is None:
+        yield Finding(
+            "daemon", Level.FAILURE, "textgated does not answer: codes are neither texted nor checked",
+            "systemctl restart textgated; journalctl -u textgated",
+        )  # fmt: skip
+    else:
+        yield Finding("daemon", Level.OK, f"textgated {machine.status['version']} answers")
 
 
 def _redis(machine: Machine) -> Iterator[Finding]:
+    if machine.status is None:
+        return
     store = machine.status["store"]
     if not store["is_up"]:
         yield Finding("redis", Level.FAILURE, f"can't be used: {store['error']}", "systemctl restart textgate-redis")
         return
     yield Finding("redis", Level.OK, f"{store['version']} answers")
-    if not store["is_durable"]:
+    if store["is_durable"]:
+        yield Finding("redis", Level.OK, "writes each change to the disk")
+    else:
         yield Finding(
             "redis", Level.WARNING, "does not write each change down: a crash can bring used codes back",
-            "set appendonly yes, appendfsync always",
+            "set `appendonly yes` and `appendfsync always` in its configuration",
         )  # fmt: skip
+    yield from _redis_rights(machine)
+
+
+def _redis_rights(machine: Machine) -> Iterator[Finding]:
+    """Whether whoever reaches its socket may do more than textgate does, and who reaches it."""
+    url = machine.config.store.url
+    if not url.startswith("unix://"):
+        return
+    path = "/" + url.removeprefix("unix://").partition("?")[0].rpartition("@")[2].lstrip("/")
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if mode & 0o007:
+        yield Finding("redis", Level.FAILURE, f"{path} is open to others ({mode:04o})", f"chmod 0660 {path}")
+    answer = _ask_redis(path, "KEYS textgate-doctor:*")
+    if answer.startswith("-NOPERM"):
+        yield Finding("redis", Level.OK, "allows the commands that textgate uses and no others")
+    elif not answer.startswith("-NOAUTH"):
+        remedy = "take the rules for `user default` from /usr/share/textgate/redis.conf"
+        yield Finding("redis", Level.WARNING, "allows whoever reaches its socket any command", remedy)
+
+
+def _ask_redis(path: str, line: str) -> str:
+    """The first line of the answer to one command, as Redis writes it; "" where there is none."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(REDIS_TIMEOUT_S)
+        connection.connect(path)
+        connection.sendall(f"{line}\r\n".encode())
+        with connection.makefile("rb") as lines:
+            return lines.readline(200).decode(errors="replace").strip()
+    return ""
 
 
 def _gateway(machine: Machine) -> Iterator[Finding]:
-    gateway = machine.status["gateway"]
-    if gateway["reason"] == "unsupported":
-        yield Finding("gateway", Level.OK, "the Messaging API tells no balance", "textgate send-test")
+    if machine.status is None:
         return
-    if not gateway["is_up"]:
-        yield Finding("gateway", Level.FAILURE, f"can't be used: {gateway['reason']}", "textgate send-test")
-    else:
-        yield Finding("gateway", Level.OK, "takes our credentials")
-        credit = float(gateway["credit"])
-        if credit < CREDIT_LOW:
-            yield Finding(
-                "credit", Level.FAILURE if credit <= 0 else Level.WARNING,
-                f"only {gateway['credit']} {gateway['currency'] or ''} left".rstrip(),
-                "top up the account at the gateway",
-            )  # fmt: skip
-        else:
-            yield Finding("credit", Level.OK, f"{gateway['credit']} {gateway['currency'] or ''} left".rstrip())
-    skew_s = gateway["clock_skew_s"]
-    if skew_s is not None and abs(skew_s) > CLOCK_SKEW_WARN_S:
+    gateway = machine.status["gateway"]
+    if gateway["is_up"] is None:
+        yield Finding("gateway", Level.OK, "can't be asked over this API; `textgate send-test` proves it")
+    elif not gateway["is_up"]:
+        remedy = {"credentials": "textgate setup", "clock": "timedatectl set-ntp true"}
         yield Finding(
-            "clock", Level.FAILURE, f"our clock is {abs(skew_s):.0f} s {'ahead' if skew_s > 0 else 'behind'}",
-            "timedatectl set-ntp true",
+            "gateway", Level.FAILURE, f"can't be used: {gateway['reason']}",
+            remedy.get(gateway["reason"], "textgate send-test"),
         )  # fmt: skip
-    elif skew_s is not None:
+    else:
+        yield Finding("gateway", Level.OK, "answers, and takes our credentials")
+        yield _credit(gateway)
+    skew_s = gateway["clock_skew_s"]
+    if skew_s is None:
+        return
+    if abs(skew_s) > CLOCK_SKEW_WARN_S:
+        direction = "ahead of" if skew_s > 0 else "behind"
+        message = f"ours is {abs(skew_s):.0f} s {direction} the gateway's"
+        yield Finding("clock", Level.FAILURE, message, "timedatectl set-ntp true")
+    else:
         yield Finding("clock", Level.OK, "agrees with the gateway's")
 
 
+def _credit(gateway: Mapping[str, Any]) -> Finding:
+    amount = f"{gateway['credit']} {gateway['currency'] or ''}".rstrip()
+    credit = float(gateway["credit"])
+    if credit < CREDIT_LOW:
+        level = Level.FAILURE if credit <= 0 else Level.WARNING
+        return Finding("credit", level, f"only {amount} left", "top up the account at the gateway")
+    return Finding("credit", Level.OK, f"{amount} left")
+
+
+# --- People ---
+
+
 def _phones(machine: Machine) -> Iterator[Finding]:
+    config = machine.config
+    if "file" not in config.phones.sources:
+        return
     for fault in machine.phones.faults:
-        yield Finding("phones", Level.FAILURE, fault, f"edit {machine.config.phones.file}")
-    accounts = NssAccounts()
-    admins = []
-    for user in machine.phones.numbers:
-        account = accounts.lookup(user)
-        if account is None:
-            yield Finding("phones", Level.WARNING, "a phone belongs to a user that this machine doesn't know")
-        elif account.uid == 0 or not account.groups.isdisjoint(ADMIN_GROUPS):
-            admins.append(user)
-    for user in machine.config.required.users:
-        if user not in machine.phones.numbers and "gecos" not in machine.config.phones.sources:
-            yield Finding(
-                "phones", Level.FAILURE, f"{user} must give a code and has no phone", f"textgate enrol {user}"
-            )
-    if not admins:
-        yield Finding(
-            "phones", Level.FAILURE if machine.guarded else Level.WARNING,
-            "nobody who can become root has a phone", "textgate enrol USER",
-        )  # fmt: skip
+        yield Finding("phones", Level.FAILURE, fault, f"edit {config.phones.file}")
+    unknown = [user for user in machine.phones.numbers if user not in machine.accounts]
+    if unknown:
+        message = f"phones of users whom this machine doesn't know: {_names(unknown)}"
+        yield Finding("phones", Level.WARNING, message, f"edit {config.phones.file}")
+    admins = [user for user, account in machine.accounts.items() if is_admin(account)]
+    if admins:
+        count = len(machine.phones.numbers)
+        message = f"{count} user{'' if count == 1 else 's'} with a phone, {len(admins)} of them may become root"
+        yield Finding("phones", Level.OK, message)
     else:
-        yield Finding(
-            "phones", Level.OK, f"{len(machine.phones.numbers)} users with a phone, {len(admins)} of them admins"
-        )
+        level = Level.FAILURE if machine.guarded else Level.WARNING
+        yield Finding("phones", level, "nobody who can become root has a phone", "textgate enrol USER")
+    yield from _without_phone(machine)
+
+
+def _without_phone(machine: Machine) -> Iterator[Finding]:
+    """People of whom a code is asked and who can't get one."""
+    config = machine.config
+    required = config.required
+    if "gecos" in config.phones.sources:
+        return
+    missing = [user for user in machine.logins.people() if user not in machine.phones.numbers]
+    accounts = {user: machine.lookup(user) for user in {*missing, *required.users}}
+    named, others = [], []
+    for user, account in sorted(accounts.items()):
+        if account is None or user in machine.phones.numbers or _is_exempt(account, config):
+            continue
+        if user in required.users or not account.groups.isdisjoint(required.groups):
+            named.append(user)
+        elif not (required.users or required.groups):
+            others.append(user)
+    if named:
+        message = f"must give a code and have no phone: {_names(named)}"
+        yield Finding("phones", Level.FAILURE, message, f"textgate enrol {named[0]}")
+    if others and machine.guarded:
+        message = f"have no phone and are refused where a code is asked for: {_names(others)}"
+        yield Finding("phones", Level.WARNING, message, f"textgate enrol {others[0]}")
+
+
+def _is_exempt(account: Account, config: Config) -> bool:
+    exempt = config.exempt
+    return account.name in exempt.users or not account.groups.isdisjoint(exempt.groups)
+
+
+def _names(users: Sequence[str]) -> str:
+    rest = len(users) - NAMES_MAX
+    return ", ".join(users[:NAMES_MAX]) + (f" and {rest} more" if rest > 0 else "")
+
+
+# --- PAM ---
 
 
 def _pam(machine: Machine) -> Iterator[Finding]:
-    if not machine.guarded:
+    names = sorted({*machine.pam.remembered(), *machine.pam.marked(), *machine.guarded})
+    if not names:
         yield Finding("pam", Level.WARNING, "no service asks for a code", "textgate pam try sshd")
-    for service in machine.guarded:
+    for service in names:
         try:
-            around = machine.pam.ways_around(service)
-            rules = read_auth_rules(service, machine.pam.read_pam)
-        except StackError as error:
+            yield from _service(machine, service)
+        except (StackError, TextgateError) as error:
             yield Finding("pam", Level.FAILURE, f"{service}: {error.message}", error.hint)
-            continue
-        for place in around:
-            yield Finding("pam", Level.FAILURE, f"{service}: {place} lets in without a code", f"edit {place}")
-        modules = [rule.module.rpartition("/")[2] for rule in rules]
-        if any(rule.module.endswith("pam_env.so") and "user_readenv=1" in rule.arguments for rule in rules):
-            yield Finding(
-                "pam", Level.FAILURE, f"{service}: pam_env lets users set their PAM environment before the code",
-                f"take user_readenv=1 out of /etc/pam.d/{service}",
-            )  # fmt: skip
-        if "pam_faillock.so" in modules:
-            yield Finding(
-                "pam", Level.WARNING, f"{service}: pam_faillock may count a wrong code as a wrong password",
-                "put its authfail line before textgate's lines",
-            )  # fmt: skip
-        if not around:
-            yield Finding("pam", Level.OK, f"{service} asks for a code, and there is no way around it")
-    for guard in machine.pam.pending():
+    for fault in machine.try_lines():
         yield Finding(
-            "pam",
-            Level.WARNING,
-            f"{guard.service} is being tried and not confirmed",
-            f"textgate pam confirm {guard.service}",
+            "pam", Level.FAILURE, f"a dry run of textgate's lines: {fault}", "apt install --reinstall textgate"
         )
-    if os.geteuid() == 0:
-        for fault in dry_run():
-            yield Finding(
-                "pam", Level.FAILURE, f"a dry run of textgate's lines: {fault}", "install the package again"
-            )
+
+
+def _service(machine: Machine, service: str) -> Iterator[Finding]:
+    guard = machine.pam.guard(service)
+    disable = f"textgate pam disable {service}"
+    if guard is not None and machine.pam.condition(guard) is Condition.HALF:
+        yield Finding("pam", Level.FAILURE, f"{service}: a change was broken off in the middle", disable)
+        return
+    if service not in machine.guarded:
+        yield Finding("pam", Level.FAILURE, f"{service}: was guarded, and asks for no code any more", disable)
+        return
+    rules = machine.pam.rules(service)
+    around = machine.pam.ways_around(service)
+    for place in around:
+        message = f"{service}: {place} lets in without a code"
+        yield Finding("pam", Level.FAILURE, message, f"edit {place.partition(':')[0]}")
+    if not lets_in_with_code(rules):
+        yield Finding("pam", Level.FAILURE, f"{service}: lets nobody in, not with a right code either", disable)
+    elif not around:
+        yield Finding("pam", Level.OK, f"{service} asks for a code, and there is no way around it")
+    if block_count(rules) > 1:
+        yield Finding("pam", Level.FAILURE, f"{service}: asks for more than one code", disable)
+    yield from _openings(machine, service, rules)
+    if guard is not None and guard.confirm_by is not None:
+        yield Finding(
+            "pam", Level.WARNING, f"{service} is being tried and not confirmed", f"textgate pam confirm {service}"
+        )
+        if not machine.pam.is_timer_running():
+            yield Finding("pam", Level.FAILURE, f"{service} is being tried, and no timer takes it back", disable)
+    if guard is not None and guard.fault:
+        yield Finding("pam", Level.FAILURE, f"{service} could not be taken back: {guard.fault}", disable)
+
+
+def _openings(machine: Machine, service: str, rules: Sequence[Rule]) -> Iterator[Finding]:
+    """Lines beside textgate's that weaken what is asked."""
+    first = next((at for at, rule in enumerate(rules) if is_ours(rule)), len(rules))
+    for rule in rules[:first]:
+        if rule.module.endswith("pam_env.so") and "user_readenv=1" in rule.arguments:
+            message = f"{service}: {rule.place} reads users' own environment before the code"
+            yield Finding("pam", Level.FAILURE, message, f"take user_readenv=1 out of {rule.place}")
+    for rule in rules:
+        if "pam_faillock.so" in rule.module and "authfail" in rule.arguments and rules.index(rule) > first:
+            message = f"{service}: {rule.place} counts a wrong code as a wrong password, and locks the account"
+            yield Finding("pam", Level.WARNING, message, f"put {rule.place} above textgate's lines")
+    empty = machine.logins.without_password()
+    if empty and takes_empty_passwords(rules):
+        message = f"{service}: a code is all that is asked of who has an empty password: {_names(empty)}"
+        yield Finding("pam", Level.FAILURE, message, f"passwd --lock {empty[0]}")
+
+
+# --- sshd and sudo ---
 
 
 def _sshd(machine: Machine) -> Iterator[Finding]:
-    services = [service for service in machine.guarded if service in SSHD_SERVICES]
-    if not services:
-        return
-    code, output = machine.run(["sshd", "-T", "-C", "user=root,host=localhost,addr=127.0.0.1"])
-    if code != 0:
-        yield Finding("sshd", Level.FAILURE, "its settings can't be read", "sshd -t")
+    if not set(SSHD_SERVICES) & set(machine.guarded):
         return
     guard = machine.pam.guard("sshd")
-    faults = list(sshd_faults(output, guard.first_factor if guard else FirstFactor.KEY))
+    output = machine.pam.effective_sshd()
+    found = effective(output)
+    first_factor = guard.first_factor if guard else _first_factor_of(found.get("authenticationmethods", ""))
+    settings = machine.pam.sshd_settings()
+    faults = list(dict.fromkeys(effective_faults(output, first_factor, settings)))
+    for user in [user for user in machine.phones.numbers if user in machine.accounts][:SSHD_USERS_MAX]:
+        of_user = effective_faults(machine.pam.effective_sshd(user), first_factor, settings)
+        faults += [f"{user}: {fault}" for fault in of_user if fault not in faults]
     for fault in faults:
-        is_method = fault.startswith("authenticationmethods")
-        yield Finding(
-            "sshd", Level.WARNING if is_method and guard is None else Level.FAILURE, fault, "sshd -T | grep -i auth"
-        )
-    if not faults:
-        yield Finding("sshd", Level.OK, "asks PAM, and takes no password by itself")
-    grace = re.search(r"^logingracetime (\d+)", output, re.MULTILINE)
+        yield Finding("sshd", Level.FAILURE, fault, "edit what is named, then: systemctl reload ssh")
+    opened = list(match_faults(settings, first_factor))
+    for fault in opened:
+        yield Finding("sshd", Level.WARNING, f"some logins go without a code: {fault}", "take that line out")
+    if not (faults or opened):
+        yield Finding("sshd", Level.OK, f"asks for {found['authenticationmethods']}, and takes no password by itself")
+    admins = [account for account in machine.accounts.values() if is_admin(account)]
+    obstacles = ssh_obstacles(admins, first_factor, found, machine.logins) if admins else []
+    if obstacles:
+        message = "no administrator with a phone can log in by ssh: " + "; ".join(obstacles)
+        yield Finding("sshd", Level.FAILURE, message, "textgate enrol USER, of one who can")
+    yield from _grace(machine, found.get("logingracetime", "0"))
+
+
+def _first_factor_of(methods: str) -> FirstFactor:
+    """What lines that were put in by hand ask for first."""
+    return next((factor for factor, value in METHODS.items() if value == methods), FirstFactor.KEY)
+
+
+def _grace(machine: Machine, grace: str) -> Iterator[Finding]:
     life_s = machine.config.codes.life_s
-    if grace and 0 < int(grace[1]) < life_s + GRACE_SPARE_S:
+    if not grace.isdigit() or int(grace) == 0:
+        return
+    if int(grace) < life_s + GRACE_SPARE_S:
         yield Finding(
-            "sshd", Level.WARNING, f"LoginGraceTime {grace[1]} s is shorter than a code lives ({life_s} s)",
-            f"set LoginGraceTime {life_s + GRACE_SPARE_S} in /etc/ssh/sshd_config.d/",
+            "sshd", Level.WARNING, f"LoginGraceTime {grace} s ends a login before its code does ({life_s} s)",
+            f"set LoginGraceTime {life_s + GRACE_SPARE_S} in a file of /etc/ssh/sshd_config.d/",
         )  # fmt: skip
+    else:
+        yield Finding("sshd", Level.OK, f"LoginGraceTime {grace} s is longer than a code lives")
 
 
 def _sudo(machine: Machine) -> Iterator[Finding]:
-    if not {"sudo", "sudo-i"} & set(machine.guarded):
+    services = set(SUDO_PAIR) & set(machine.guarded)
+    if not services:
         return
-    for one, other in (("sudo", "sudo-i"), ("sudo-i", "sudo")):
-        if one in machine.guarded and other not in machine.guarded:
-            yield Finding(
-                "sudo", Level.FAILURE, f"{one} asks for a code, {other} does not", f"textgate pam enable {other}"
-            )
+    for service in sorted(services):
+        other = SUDO_PAIR[service]
+        if other not in services:
+            message = f"{service} asks for a code, {other} does not: `{'sudo -i' if other == 'sudo-i' else 'sudo'}`"
+            yield Finding("sudo", Level.FAILURE, message, f"textgate pam try {other}")
+    for place in machine.logins.passwordless_sudo():
+        message = f"{place} lets sudo ask nothing, and so no code either"
+        yield Finding("sudo", Level.WARNING, message, f"visudo -f {place.partition(':')[0]}")
     code, output = machine.run(["sudo", "-V"])
-    match = re.search(r"[Tt]imestamp timeout: ([\d.-]+)", output)
-    minutes = float(match[1]) if code == 0 and match else 15.0
-    if minutes != 0:
-        span = "for ever" if minutes < 0 else f"for {minutes:g} minutes"
+    match = re.search(r"[Tt]imestamp timeout: (-?[\d.]+)", output)
+    if code != 0 or match is None:
+        yield Finding("sudo", Level.WARNING, "how long it asks nothing again can't be found out", "sudo -V")
+        return
+    minutes = float(match[1])
+    span = "for ever" if minutes < 0 else f"for {minutes:g} minutes"
+    if minutes == 0:
+        yield Finding("sudo", Level.OK, "asks for a code each time")
+    else:
+        is_long = minutes < 0 or minutes > SUDO_TIMEOUT_USUAL_MIN
         yield Finding(
-            "sudo", Level.WARNING if minutes < 0 or minutes > 15 else Level.OK,
-            f"asks nothing again {span} after a login", "visudo: Defaults timestamp_timeout=0",
+            "sudo", Level.WARNING if is_long else Level.OK, f"asks nothing again {span} after a code",
+            "visudo: Defaults timestamp_timeout=0",
         )  # fmt: skip
 
 
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("config", _config),
     ("credentials", _credentials),
+    ("files", _files),
     ("daemon", _daemon),
     ("redis", _redis),
     ("gateway", _gateway),

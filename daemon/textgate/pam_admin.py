@@ -100,8 +100,8 @@ class FileChange:
     def diff(self) -> str:
         """The change as a unified diff."""
         old, new = (_lines(content) for content in (self.before, self.after))
-        names = ["/dev/null" if content is None else self.path for content in (self.before, self.after)]
-        return "".join(difflib.unified_diff(old, new, *names))
+        former, present = ("/dev/null" if content is None else self.path for content in (self.before, self.after))
+        return "".join(difflib.unified_diff(old, new, former, present))
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Guard:
     fault: str = ""
 
     def is_due(self, now_at: int) -> bool:
-        """Whether a try's time is up. So it is when the clock is before its beginning: nobody knows how long it ran."""
+        """Whether a try's time is up; it is, too, when the clock is before its beginning, and says nothing."""
         return self.confirm_by is not None and not self.started_at <= now_at < self.confirm_by
 
 
@@ -334,8 +334,8 @@ class PamAdmin:
     ) -> tuple[FileChange, ...]:
         """Guard a service. Nothing stays changed if anything of it fails.
 
-        confirm_by: Unix seconds after which `revert_due` takes it back. is_forced: Match blocks of sshd that go without
-        a code are left to go. Doing it twice changes nothing.
+        confirm_by: Unix seconds after which `revert_due` takes it back. is_forced: Match blocks of sshd that go
+        without a code are left to go. Doing it twice changes nothing.
         Returns what was changed. Raises PamAdminError or StackError.
         """
         check_service(service)
@@ -361,7 +361,7 @@ class PamAdmin:
             return changes
 
     def _mend(self, guard: Guard, first_factor: FirstFactor) -> bool:
-        """Whether a service that was enabled before is to be enabled now: a change that was broken off is taken back."""
+        """Whether a service that was enabled before is to be enabled anew. What was broken off is taken back."""
         condition = self.condition(guard)
         if condition is Condition.HALF:
             self._take_out(guard.service)
@@ -522,7 +522,7 @@ class PamAdmin:
             if setting.keyword == "include" and nesting < 16:
                 for pattern in setting.value.split():
                     whole = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
-                    for found in sorted(glob.glob(str(self._at(whole)))):
+                    for found in sorted(glob.glob(str(self._at(whole)))):  # noqa: PTH207  # an absolute pattern
                         inner = "/" + str(Path(found).relative_to(self._root))
                         yield from self._settings_of(inner, setting.condition, nesting + 1)
 
@@ -721,7 +721,7 @@ def _not_written(service: str, error: OSError) -> PamAdminError:
 
 
 def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file as a whole or not at all; one that is there keeps its owner, mode and attributes. Raises OSError."""
+    """Write a file as a whole or not at all; one that is there keeps owner, mode and attributes. Raises OSError."""
     status = path.stat() if path.exists() else None
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

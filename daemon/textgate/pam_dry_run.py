@@ -2,9 +2,9 @@
 """Runs textgate's PAM lines on this machine against a pretended daemon: is wrong refused, and right let in?
 
 libpam gets a folder of its own in the place of /etc/pam.d, with /etc/pam.d/textgate whose helper calls a scripted
-socket. Nothing is texted, no user is touched, and nothing is written outside of /run. It proves that libpam, the module,
-the helper, Python and the jumps between the lines work here, alone and as part of a service's stack, whose other modules
-are stood in for by pam_permit.
+socket. Nothing is texted, no user is touched, and nothing is written outside of /run. It proves that libpam, the
+module, the helper, Python and the jumps between the lines work here, alone and as part of a service's stack, whose
+other modules are stood in for by pam_permit.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _run(rules: Sequence[Rule], folder: Path) -> tuple[str, ...]:
     confdir = folder / "pam.d"
     confdir.mkdir()
     socket_path = str(folder / "auth.sock")
-    for name, lines in stand_in(rules, socket_path).items():
+    for name, lines in stand_in(rules, socket_path, confdir).items():
         (confdir / name).write_text("\n".join(lines) + "\n")
     faults = []
     with _pretended_daemon(socket_path):
@@ -76,7 +76,7 @@ def _run(rules: Sequence[Rule], folder: Path) -> tuple[str, ...]:
     return tuple(faults)
 
 
-def stand_in(rules: Iterable[Rule], socket_path: str) -> dict[str, list[str]]:
+def stand_in(rules: Iterable[Rule], socket_path: str, confdir: Path) -> dict[str, list[str]]:
     """Files for libpam, by name, "dry-run" first: textgate's lines with another socket, and for each other module
     pam_permit, or pam_deny where that is what it is.
     """
@@ -88,7 +88,7 @@ def stand_in(rules: Iterable[Rule], socket_path: str) -> dict[str, list[str]]:
         if rule.is_substack:
             name = f"dry-run-{len(files)}"
             files[name] = []
-            lines.append(f"auth substack {name}")
+            lines.append(f"auth substack {confdir / name}")  # Debian's libpam would look in /etc/pam.d
             open_files.append(name)
             continue
         control = " ".join(f"{answer}={action}" for answer, action in rule.actions.items())

@@ -51,7 +51,7 @@ def has_passed(admin: PamAdmin, guard: Guard, socket_path: str) -> bool:
             passed_at = admin_client.call(socket_path, "last-pass", service=service)["at"]
             if passed_at is not None and float(passed_at) >= guard.started_at:
                 return True
-        except Exception:  # noqa: BLE001, S112  # whatever it is, it is no login
+        except Exception:  # noqa: S112  # whatever it is, it is no login
             continue
     return False
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """PAM stacks as text: read them, put textgate's lines in and out, and find out whether anybody gets past those lines.
 
-`read_stack` reads what libpam reads (pam.conf(5)), `play` runs it as libpam's _pam_dispatch_aux does, and `ways_around`
-plays it with every answer that the other modules can give while textgate says no. A line whose meaning isn't certain is
-an error and never a guess. No file is touched here: `read` is a function that gives the text of a file by the name that
-stands in an include.
+`read_stack` reads what libpam reads (pam.conf(5)), `play` runs it as libpam's _pam_dispatch_aux does, and
+`ways_around` plays it with every answer that the other modules can give while textgate says no. A line whose meaning
+isn't certain is an error and never a guess. No file is touched here: `read` is a function that gives the text of a
+file by the name that stands in an include.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ class StackError(TextgateError):
 
 
 # Names of what modules answer (_pam_token_returns), without `incomplete`, which ends no run, and `conv_again`.
-ANSWERS = (
-    "success open_err symbol_err service_err system_err buf_err perm_denied auth_err cred_insufficient authinfo_unavail "
-    "user_unknown maxtries new_authtok_reqd acct_expired session_err cred_unavail cred_expired cred_err no_module_data "
-    "conv_err authtok_err authtok_recover_err authtok_lock_busy authtok_disable_aging try_again ignore abort "
-    "authtok_expired module_unknown bad_item"
-).split()
+_ANSWERS = """
+    success open_err symbol_err service_err system_err buf_err perm_denied auth_err cred_insufficient authinfo_unavail
+    user_unknown maxtries new_authtok_reqd acct_expired session_err cred_unavail cred_expired cred_err no_module_data
+    conv_err authtok_err authtok_recover_err authtok_lock_busy authtok_disable_aging try_again ignore abort
+    authtok_expired module_unknown bad_item
+"""
+ANSWERS = tuple(_ANSWERS.split())
 _NAMES = frozenset([*ANSWERS, "incomplete", "conv_again", "default"])
 _KEYWORDS: Mapping[str, Mapping[str, str]] = {
     "required": {"success": "ok", "new_authtok_reqd": "ok", "ignore": "ignore", "default": "bad"},
@@ -200,7 +201,7 @@ def play(rules: Sequence[Rule], answers: Callable[[int, Rule], str]) -> str:
     """What libpam answers if each module answers as given: "success", or the name of the failure."""
     state = _State()
     while (rule := _current(rules, state)) is not None:
-        state = _step(rules, state, answers(state.at, rule))
+        state = _step(rules, state, "success" if rule.is_substack else answers(state.at, rule))
     return _end(state)
 
 
@@ -271,8 +272,8 @@ def _over(rules: Sequence[Rule], state: _State, last: int) -> _State:
 
 # --- What can come of it ---
 
-# What textgate's lines can answer. While the answer is no, whatever breaks included, `first-factor` alone says success:
-# it knows the key, and no code.
+# What textgate's lines can answer. While the answer is no, whatever breaks included, `first-factor` alone says
+# success: it knows the key, and no code.
 _BROKEN = ("service_err", "system_err", "buf_err", "module_unknown")
 _NO: Mapping[str, tuple[str, ...]] = {
     "begin": ("system_err", "auth_err", "perm_denied", "ignore", *_BROKEN),
@@ -305,36 +306,54 @@ def ways_around(rules: Sequence[Rule]) -> tuple[str, ...]:
     Every answer of every other module is tried. A stack without textgate's lines is one big way around.
     Raises StackError for a stack that has too many states to be looked at.
     """
-    let_in = (end for end in _ends(rules, _NO) if _end(end) == "success")
-    return tuple(dict.fromkeys(end.skipped_by or end.decided_by or "the end of the stack" for end in let_in))
+    return tuple(openings(rules))
+
+
+def openings(rules: Sequence[Rule]) -> dict[str, dict[int, str]]:
+    """As `ways_around`, each with a run that takes it: index of a rule -> what its module answers."""
+    came_from = _search(rules, _NO)
+    found: dict[str, dict[int, str]] = {}
+    for state in came_from:
+        if _current(rules, state) is None and _end(state) == "success":
+            place = state.skipped_by or state.decided_by or "the end of the stack"
+            found.setdefault(place, _run_to(state, came_from))
+    return found
+
+
+def _run_to(state: _State, came_from: Mapping[_State, tuple[_State, str] | None]) -> dict[int, str]:
+    answers = {}
+    while (step := came_from[state]) is not None:
+        state, answer = step
+        answers[state.at] = answer
+    return answers
 
 
 def lets_in_with_code(rules: Sequence[Rule]) -> bool:
     """Whether a right code can let in at all, by way of textgate's question. Raises StackError as `ways_around`."""
-    return any(_end(end) == "success" and end.has_asked for end in _ends(rules, _YES))
+    states = _search(rules, _YES)
+    return any(_current(rules, one) is None and _end(one) == "success" and one.has_asked for one in states)
 
 
-def _ends(rules: Sequence[Rule], ours: Mapping[str, tuple[str, ...]]) -> Iterable[_State]:
-    """Every state in which a run can end."""
-    seen, ends = {_State()}, []
-    waiting = deque(seen)
+def _search(rules: Sequence[Rule], ours: Mapping[str, tuple[str, ...]]) -> dict[_State, tuple[_State, str] | None]:
+    """Every state that a run can be in, with the state and the answer that it came from."""
+    came_from: dict[_State, tuple[_State, str] | None] = {_State(): None}
+    waiting = deque(came_from)
     while waiting:
         state = waiting.popleft()
         rule = _current(rules, state)
         if rule is None:
-            ends.append(state)
             continue
         for answer in _possible(rule, ours):
             following = _step(rules, state, answer)
             # What it failed with makes no difference any more.
             if following.status not in ("success", "perm_denied"):
                 following = replace(following, status="perm_denied")
-            if following not in seen:
-                seen.add(following)
+            if following not in came_from:
+                came_from[following] = (state, answer)
                 waiting.append(following)
-        if len(seen) > STATES_MAX:
+        if len(came_from) > STATES_MAX:
             raise StackError("the stack is too long to be checked")
-    return ends
+    return came_from
 
 
 def _possible(rule: Rule, ours: Mapping[str, tuple[str, ...]]) -> Iterable[str]:
@@ -389,7 +408,7 @@ _AFTER_KEY = (
     "auth requisite pam_unix.so",
     f"@include {BLOCK_NAME}",
 )
-# For a key as well as for any of the two: no change of sshd's AuthenticationMethods can make the code the only factor.
+# For a key as well as for any: no change of sshd's AuthenticationMethods can make the code the only factor.
 _BODIES: Mapping[FirstFactor, tuple[str, ...]] = {
     FirstFactor.PASSWORD: (f"@include {BLOCK_NAME}",),
     FirstFactor.KEY: _AFTER_KEY,
@@ -407,8 +426,8 @@ def body_lines(first_factor: FirstFactor) -> tuple[str, ...]:
 def with_block(text: str, first_factor: FirstFactor, *, service: str) -> str:
     """A service's file with textgate's lines behind its first factor.
 
-    With PASSWORD they stand behind `@include common-auth`, or behind the last auth line; with KEY and ANY they take the
-    place of `@include common-auth`, which stays in the file as a comment.
+    With PASSWORD they stand behind `@include common-auth`, or behind the last auth line; with KEY and ANY they take
+    the place of `@include common-auth`, which stays in the file as a comment.
     Raises StackError for a file that has the lines already, or no place for them; its hint has the lines to add.
     """
     place = f"/etc/pam.d/{service}"
@@ -423,10 +442,9 @@ def with_block(text: str, first_factor: FirstFactor, *, service: str) -> str:
             raise StackError(
                 f"{place}: has no line `@include common-auth` that textgate's could replace", hint=by_hand
             )
-        at = included[0]
-        return "\n".join(
-            [*lines[:at], BEGIN_MARK, f"{KEPT_MARK}{lines[at]}", *body, END_MARK, *lines[at + 1 :]],
-        )
+        kept = included[0]
+        block = [BEGIN_MARK, f"{KEPT_MARK}{lines[kept]}", *body, END_MARK]
+        return "\n".join([*lines[:kept], *block, *lines[kept + 1 :]])
     at = included[-1] if included else _last_auth_line(lines)
     if at is None:
         by_hand = "put this line in by hand, behind the first factor:\n  " + "\n  ".join(body)

@@ -361,9 +361,14 @@ def _wakeup_signals(noted: list[int]) -> Iterator[socket.socket]:
 
 
 def notify(state: str) -> None:
-    """Tell systemd about the state (sd_notify(3)); nothing happens where it doesn't listen."""
+    """Tell systemd about the state (sd_notify(3)); nothing happens where it doesn't listen.
+
+    Without a file descriptor left it can't be told, and that must not end the logins under way. A watchdog that hears
+    nothing for long does what it is for.
+    """
     if _systemd is not None and hasattr(_systemd, "notify"):
-        _systemd.notify(state)
+        with contextlib.suppress(OSError):
+            _systemd.notify(state)
 
 
 class _Watchdog:

@@ -65,7 +65,7 @@ def effective(output: str) -> dict[str, str]:
 
 
 def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[Setting] = ()) -> Iterator[str]:
-    """What is wrong in the output of `sshd -T` for logins with a code. settings: of sshd's files, to name the line."""
+    """What is wrong in the output of `sshd -T` for logins with a code. settings: of its files, to name the line."""
     found, places = effective(output), list(settings)
     for keyword, value in wanted(first_factor).items():
         if found.get(keyword, "") != value:

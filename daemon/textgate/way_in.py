@@ -19,6 +19,7 @@ from .pam_stack import FirstFactor, Rule
 from .policy import Account
 
 ADMIN_GROUPS = frozenset({"sudo", "root", "wheel", "admin"})
+PEOPLE_MIN_UID, PEOPLE_MAX_UID = 1000, 59999  # UID_MIN of login.defs(5); Debian Policy 9.2.2
 SUDO_PAIR = {"sudo": "sudo-i", "sudo-i": "sudo"}  # `sudo -i` is a service of its own
 _KEY_LINE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[^\s]+ AAAA", re.ASCII)
 
@@ -28,6 +29,7 @@ class Logins:
     """Files that say who can log in how; others than the system's in tests."""
 
     shadow_file: str = "/etc/shadow"
+    passwd_file: str = "/etc/passwd"  # noqa: S105  # a file without passwords
     sudoers: Sequence[str] = field(default=("/etc/sudoers", "/etc/sudoers.d"))
 
     def passwords(self) -> dict[str, str]:
@@ -36,6 +38,20 @@ class Logins:
             rows = (line.split(":") for line in Path(self.shadow_file).read_text(errors="replace").splitlines())
             return {row[0]: row[1] for row in rows if len(row) > 1}
         return {}
+
+    def people(self) -> list[str]:
+        """Users of the local files who can have a session: root, and those with a number for people and a shell."""
+        with contextlib.suppress(OSError):
+            rows = [line.split(":") for line in Path(self.passwd_file).read_text(errors="replace").splitlines()]
+            return sorted(
+                row[0]
+                for row in rows
+                if len(row) == 7
+                and row[2].isdigit()
+                and (int(row[2]) == 0 or PEOPLE_MIN_UID <= int(row[2]) <= PEOPLE_MAX_UID)
+                and not row[6].endswith(("/nologin", "/false"))
+            )
+        return []
 
     def has_password(self, user: str) -> bool:
         """Whether a password can let the user in. One who is not of this file (LDAP) is believed to have one."""
