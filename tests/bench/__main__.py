@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from . import daemon_load, daemon_profile, login_path, machine, report, setting
+from . import daemon_load, daemon_profile, login_path, machine, report, setting, silence
 from .native import BUILD
 
 PARTS: dict[str, Callable[..., dict[str, Any] | None]] = {
     "login_path": login_path.run,
     "daemon_load": daemon_load.run,
     "daemon_profile": daemon_profile.run,
+    "silence": silence.run,
 }
 
 

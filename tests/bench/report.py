@@ -13,6 +13,7 @@ def tables(result: dict[str, Any]) -> str:
     """All tables of a result."""
     writers = {
         "machine": _machine, "login_path": _login_path, "daemon_load": _daemon_load, "daemon_profile": _profile,
+        "silence": _silence,
     }  # fmt: skip
     lines = [line for name, write in writers.items() if result.get(name) for line in write(result[name])]
     return "\n".join(lines) + "\n"
@@ -113,6 +114,30 @@ def _profile(part: dict[str, Any]) -> Iterator[str]:
     for title, key in (("a function with all that it calls", "inclusive"), ("with libraries, without ours", "own")):
         yield ""
         yield from _table(("share", title), ((f"{share:.1f} %", name) for name, share in part[key].items()))
+
+
+def _silence(part: dict[str, Any]) -> Iterator[str]:
+    rounds, gateway_ms, bar_ms = part["rounds"], part["gateway_ms"], part["bar_ms"]
+    yield f"### What the time of an answer tells (median of {rounds} rounds, gateway of {gateway_ms:g} ms)"
+    yield ""
+    for step, sorts in part["steps"].items():
+        yield from _table(
+            (step, "ms", "over an ordinary user, ms (95 % of resamples)"),
+            (
+                (
+                    sort,
+                    f"{row['median_ms']:.2f} ± {row['mad_ms']:.2f}",
+                    "{value:+.2f} ({low:+.2f} to {high:+.2f})".format(**row["over_ordinary_ms"]),
+                )
+                for sort, row in sorts.items()
+            ),
+        )
+        over = [row["over_ordinary_ms"] for row in sorts.values()]
+        largest_ms = max(abs(one["value"]) for one in over)
+        # Missed where even the near end of an interval lies beyond the bar: what is within is the machine's noise.
+        is_met = all(one["low"] <= bar_ms and one["high"] >= -bar_ms for one in over)
+        yield _verdict(is_met, f"{step}: sorts differ by {largest_ms:.2f} ms, at most {bar_ms:g} beyond the noise")
+    yield ""
 
 
 def _table(head: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:

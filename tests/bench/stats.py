@@ -14,7 +14,7 @@ SEED = 1  # the same interval for the same numbers
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio with the interval that holds 95 % of its resampled values."""
+    """A number, such as a ratio, with the interval that holds 95 % of its resampled values."""
 
     value: float
     low: float
@@ -37,6 +37,13 @@ def paired_ratio(values: Sequence[float], unit: Sequence[float], base: Sequence[
     draw = random.Random(SEED)
     resampled = sorted(_ratio(draw.choices(pairs, k=len(pairs))) for _ in range(RESAMPLES))
     return Ratio(_ratio(pairs), resampled[RESAMPLES * 25 // 1000], resampled[RESAMPLES * 975 // 1000])
+
+
+def middle_interval(values: Sequence[float]) -> Ratio:
+    """The median and where it lies when the values are drawn again (bootstrap, percentiles)."""
+    draw = random.Random(SEED)
+    resampled = sorted(median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return Ratio(median(values), resampled[RESAMPLES * 25 // 1000], resampled[RESAMPLES * 975 // 1000])
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
