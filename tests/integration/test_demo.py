@@ -87,9 +87,10 @@ def test_demo_that_a_person_leaves_early_says_what_did_not_happen() -> None:
 
 @pytest.mark.parametrize("broken", ["#!/bin/sh\nexit 0\n", "#!/bin/sh\nexit 1\n"])
 def test_demo_fails_with_a_helper_that_lets_everybody_in_or_nobody(broken: str, tmp_path: Path) -> None:
-    for part in ("build/pam", "daemon", "packaging", "pam_helper", "systemd", "tests"):
+    for part in ("build/pam", "daemon", "docs", "packaging", "pam_helper", "systemd", "tests"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Makefile", tmp_path)
+    for file in (ROOT / "Makefile", *ROOT.glob("*.md")):
+        shutil.copy(file, tmp_path)
     (tmp_path / "pam_helper/pam-helper").write_text(broken)
     done = play(tmp_path)
     assert done.returncode == 1
