@@ -45,6 +45,7 @@ install-commands:
 
 install-pam:
 	@$(MAKE) --no-print-directory -C pam_helper BUILD=$(PAM_BUILD) DESTDIR=$(DESTDIR) install
+	install -D -m 0644 packaging/pam-configs/textgate $(DESTDIR)/usr/share/pam-configs/textgate
 	[ -e $(DESTDIR)/etc/pam.d/textgate-api ] || \
 		install -D -m 0644 packaging/etc/pam.d/textgate-api $(DESTDIR)/etc/pam.d/textgate-api
 

@@ -107,11 +107,13 @@ class Call:
 
 @dataclass(frozen=True)
 class AdminVerb:
-    """A verb: its handler, its arguments, and whether only root may call it."""
+    """A verb: its handler, its arguments, whether only root may call it, what the journal says of it afterwards."""
 
     handler: Callable[[Call], dict[str, Any]]
     arguments: frozenset[str]
     is_root_only: bool
+    done: str = "verb done"
+    priority: Priority = Priority.INFO
 
 
 def serve(connection: socket.socket, daemon: Daemon) -> None:
@@ -153,11 +155,18 @@ def _answer(untrusted_line: bytes, peer: PeerCred, daemon: Daemon) -> tuple[dict
         )
         return _error("protocol", error.message, "is textgate of the same version as textgated?"), False
     except TextgateError as error:
-        return _error(_KINDS.get(type(error), "failed"), error.message, error.hint), True
-    audit.event(Event.ADMIN, "verb done", verb=word, uid=peer.uid, result="ok")
+        kind = _KINDS.get(type(error), "failed")
+        audit.event(
+            Event.ADMIN, "verb not done", priority=Priority.NOTICE,
+            verb=word, uid=peer.uid, result="refused", reason=kind,
+        )  # fmt: skip
+        return _error(kind, error.message, error.hint), True
+    changed = {name: result[name] for name in _NOTED if name in result}
+    audit.event(Event.ADMIN, verb.done, priority=verb.priority, verb=word, uid=peer.uid, result="ok", **changed)
     return {"ok": True, "result": result}, True
 
 
+_NOTED = ("user", "resealed", "current", "changed", "unreadable")  # of a result, for the journal
 _KINDS = {RefusedError: "refused", MsisdnError: "usage", StoreUnavailable: "store_away"}
 
 
@@ -299,7 +308,6 @@ def _unlock(call: Call) -> dict[str, Any]:
     """End a user's lockout and forget what was counted against him."""
     user = _known_user(call)
     call.services.store.unlock(user_key(user))
-    call.audit.event(Event.ADMIN, "user unlocked", priority=Priority.NOTICE, user=user, uid=call.peer.uid)
     return {"user": user}
 
 
@@ -310,7 +318,6 @@ def _recovery(call: Call) -> dict[str, Any]:
     fresh = [codes.new_recovery_code() for _ in range(codes.RECOVERY_COUNT)]
     tags = [verifier.recovery_tags(user_key(user), codes.normalise(code.reveal()))[0] for code in fresh]
     call.services.store.set_recovery(user_key(user), tags, now_ms=time.time_ns() // 1_000_000)
-    call.audit.event(Event.ADMIN, "recovery codes made", priority=Priority.NOTICE, user=user, uid=call.peer.uid)
     return {"user": user, "codes": [code.reveal() for code in fresh]}
 
 
@@ -335,7 +342,6 @@ def _reseal(call: Call) -> dict[str, Any]:
         fresh = services.vault.seal(secret, user=key, purpose=SECRET_PURPOSE)
         counted["resealed" if services.store.reseal(key, former=sealed, sealed=fresh) else "changed"] += 1
     counts = {name: counted[name] for name in ("resealed", "current", "changed", "unreadable")}
-    call.audit.event(Event.ADMIN, "secrets sealed anew", priority=Priority.NOTICE, uid=call.peer.uid, **counts)
     return {"current_key": services.vault.current_key} | counts
 
 
@@ -354,11 +360,17 @@ def _last_pass(call: Call) -> dict[str, Any]:
 
 VERBS: Mapping[str, AdminVerb] = {
     "status": AdminVerb(_status, frozenset(), is_root_only=False),
-    "unlock": AdminVerb(_unlock, frozenset({"user"}), is_root_only=False),
+    "unlock": AdminVerb(
+        _unlock, frozenset({"user"}), is_root_only=False, done="user unlocked", priority=Priority.NOTICE
+    ),
     "last-pass": AdminVerb(_last_pass, frozenset({"service"}), is_root_only=True),
-    "recovery": AdminVerb(_recovery, frozenset({"user"}), is_root_only=True),
+    "recovery": AdminVerb(
+        _recovery, frozenset({"user"}), is_root_only=True, done="recovery codes made", priority=Priority.NOTICE
+    ),
     "reload": AdminVerb(_reload, frozenset(), is_root_only=True),
-    "reseal": AdminVerb(_reseal, frozenset(), is_root_only=True),
+    "reseal": AdminVerb(
+        _reseal, frozenset(), is_root_only=True, done="secrets sealed anew", priority=Priority.NOTICE
+    ),
     "send-test": AdminVerb(_send_test, frozenset({"number"}), is_root_only=True),
     "prove-begin": AdminVerb(_prove_begin, frozenset({"user", "number"}), is_root_only=True),
     "prove-check": AdminVerb(_prove_check, frozenset({"user", "number", "session_id", "code"}), is_root_only=True),

@@ -120,6 +120,9 @@ def guard_service(
     now_at = int(time.time())
     confirm_by = None if wait_s is None else now_at + wait_s
     changes = admin.enable(service, first_factor, now_at=now_at, confirm_by=confirm_by, is_forced=is_forced)
+    if not changes:  # another command was quicker
+        context.say(f"{service} is guarded already.")
+        return _report(service, (), None)
     _show(context, service, changes, "guarded")
     for note in notes(context, admin, service):
         context.say(f"note: {note}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import threading
@@ -25,11 +26,15 @@ class Dispatcher:
         """Start a job or put it in line. None when there is no place, or when it has been closed."""
         if not self._places.acquire(blocking=False):
             return None
+        future: Future[T] = Future()
         try:
-            future = self._pool.submit(job)
-        except RuntimeError:  # closed
-            self._places.release()
-            return None
+            self._pool.submit(_run, future, job)
+        except RuntimeError:
+            # Closed. Or there was no room for another thread, and then the job stands in line all the same: it is taken
+            # back, unless one of the other threads has begun it already.
+            if future.cancel():
+                self._places.release()
+                return None
         future.add_done_callback(lambda _done: self._places.release())
         return future
 
@@ -38,16 +43,32 @@ class Dispatcher:
         self._pool.shutdown(wait=True)
 
 
+def _run(future: Future[T], job: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = job()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
 class Alarms:
-    """Runs short jobs at their time, on one thread, which is started with the first."""
+    """Runs short jobs at their time, on one thread.
+
+    A job that raises keeps none of the others from its time; what went wrong is its own to say.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()  # jobs of one moment keep their order
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
         self._is_closed = False
+        # From the start: where there is no room for a thread, no login is to be the one that finds out.
+        self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
+        self._thread.start()
 
     def after(self, wait_s: float, job: Callable[[], None]) -> None:
         """Run a job in wait_s seconds; after `close`, never."""
@@ -55,10 +76,7 @@ class Alarms:
             if self._is_closed:
                 return
             heapq.heappush(self._due, (self._clock() + wait_s, next(self._numbers), job))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
-                self._thread.start()
-            elif self._due[0][2] is job:
+            if self._due[0][2] is job:
                 self._changed.notify()
 
     def close(self) -> None:
@@ -67,8 +85,7 @@ class Alarms:
             self._is_closed = True
             self._due.clear()
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         while True:
@@ -78,4 +95,6 @@ class Alarms:
                 if self._is_closed:
                     return
                 job = heapq.heappop(self._due)[2]
-            job()
+            with contextlib.suppress(Exception):
+                job()
+            del job  # what it holds, such as the parts before a reload, must not wait for the next one

@@ -2,8 +2,8 @@
 """Reads textgate's events back from systemd's journal, oldest first.
 
 Anybody can write to the journal under any name, so only entries are taken that the journal itself says are of root,
-of the daemon's own user or of its unit (`_UID`, `_SYSTEMD_UNIT`: fields that no writer can set). It is made safe for a
-terminal all the same.
+of the daemon's own user or of its unit (`_UID`, `_SYSTEMD_UNIT`: fields that no writer can set). All is made safe for
+a terminal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .errors import TextgateError
 HELPER_IDENTIFIER = "textgate-pam-helper"
 DAEMON_USER = "textgate"
 DAEMON_UNIT = "textgated.service"  # in a journal of another machine the user may have another number
-WAIT_US = 1_000_000
+WAIT_S = 1.0  # then Ctrl-C is heard, if it came at an awkward moment
 
 _SPAN = re.compile(r"(\d{1,6})\s*([smhdw])")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -76,7 +76,7 @@ def read_events(
             yield _event(entry)
         if not follow:
             return
-        reader.wait(WAIT_US)
+        reader.wait(WAIT_S)
 
 
 def _event(entry: Mapping[str, Any]) -> dict[str, str]:

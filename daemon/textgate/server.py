@@ -30,7 +30,7 @@ from .config import DEFAULT_PATH, Config, DaemonConfig
 from .dispatcher import Dispatcher
 from .errors import ExitCode, ProtocolError, TextgateError
 from .peercred import peer_credentials
-from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Word, format_reply, parse_request
+from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Why, Word, format_reply, parse_request
 from .protocol import VERSION as PROTOCOL_VERSION
 from .session import build_session
 from .verifier import Later, told, where
@@ -67,9 +67,9 @@ class Server:
         listeners: Listeners,
         services: Services,
         audit: Audit,
-        rebuild: Callable[[], Services],
+        rebuild: Callable[[Services], Services],
     ) -> None:
-        """rebuild: reads everything again for a reload; raises TextgateError if something is at fault."""
+        """rebuild: reads everything again for a reload, given the former parts; raises TextgateError for a fault."""
         self._config = config
         self._rebuild = rebuild
         self._reloading = threading.Lock()
@@ -84,6 +84,7 @@ class Server:
         self._checkers = Dispatcher(threads=max(1, check_count), waiting=config.queue, name="check")
         self._admins = Dispatcher(threads=ADMIN_THREADS, waiting=ADMIN_WAITING, name="admin")
         self._under_way: dict[int, float] = {}
+        self._admin_connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._signals: list[int] = []
         self.counts = admin.Counts()
@@ -120,7 +121,9 @@ class Server:
         try:
             with self._reloading:
                 # Logins under way keep the services they began with, and those live as long as they are used.
-                self._services = self._rebuild()
+                former, self._services = self._services, self._rebuild(self._services)
+                # Its idle connections would count against what the gateway takes from one address. It can still send.
+                former.gateway.close()
             self._audit.event(Event.SERVICE, "reloaded", version=__version__)
         except Exception as error:
             self._audit.event(
@@ -144,6 +147,10 @@ class Server:
                     Path(listener.getsockname()).unlink()
         self._listeners.auth.close()
         self._listeners.admin.close()
+        with self._lock:  # what was asked there is still answered, but nobody waits for a next question
+            for connection in self._admin_connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RD)
         ender = threading.Timer(self._config.stop_timeout_s, os._exit, (ExitCode.FAILURE,))
         ender.daemon = True
         ender.start()
@@ -240,7 +247,7 @@ class Server:
         """What the verifier calls with the reply."""
 
         def answer(reply: Reply) -> None:
-            if reply.word is Word.PASS:
+            if reply.why is Why.RIGHT:  # not for [failmode], which passes without a code
                 self.counts.note_pass(service)
             self._reply(connection, reply)
 
@@ -250,17 +257,25 @@ class Server:
 
     def _accept_admin(self) -> None:
         for connection in _accept_all(self._listeners.admin, self._on_accept_error):
+            with self._lock:
+                self._admin_connections.add(connection)
             if self._admins.submit(_bound(self._serve_admin, connection)) is None:
-                connection.close()
+                self._forget_admin(connection)
 
     def _serve_admin(self, connection: socket.socket) -> None:
-        with connection:
-            try:
-                admin.serve(connection, self._for_admins)
-            except Exception as error:
-                self._audit.event(
-                    Event.FAULT, "admin request failed", priority=Priority.ERROR, reason=told(error), at=where(error)
-                )
+        try:
+            admin.serve(connection, self._for_admins)
+        except Exception as error:
+            self._audit.event(
+                Event.FAULT, "admin request failed", priority=Priority.ERROR, reason=told(error), at=where(error)
+            )
+        finally:
+            self._forget_admin(connection)
+
+    def _forget_admin(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._admin_connections.discard(connection)
+        connection.close()
 
 
 def _bound(function: Callable[..., None], *arguments: Any) -> Callable[[], None]:
@@ -498,10 +513,12 @@ def _serve(config_path: str, audit: Audit) -> None:
     services = wiring.build_services(config, audit, os.environ)
     listeners = open_listeners(config.daemon)
 
-    def rebuild() -> Services:
-        return wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=services)
+    def rebuild(former: Services) -> Services:
+        return wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=former)
 
-    Server(config.daemon, listeners, services, audit, rebuild).run()
+    server = Server(config.daemon, listeners, services, audit, rebuild)
+    del services  # a reload replaces them
+    server.run()
 
 
 if __name__ == "__main__":

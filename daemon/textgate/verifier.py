@@ -21,7 +21,7 @@ from typing import Protocol
 from . import codes, sms, texts
 from .audit import Audit, Event, Priority
 from .config import Config
-from .errors import StoreUnavailable, TextgateError
+from .errors import DirectoryError, StoreUnavailable, TextgateError
 from .gateway_outcomes import Outcome, SendReason, SendResult
 from .limits import Address, Budget, Rules, Scope, budgets, build_rules, micros, source_key
 from .msisdn import Msisdn
@@ -211,8 +211,7 @@ class Verifier:
 
     def check_later(self, session: Session, untrusted_code: Secret, later: Later) -> None:
         """As `check`, in the manner of `begin_later`."""
-        attempt, _verdict = self.resolve(session)
-        reply = self._check(attempt, untrusted_code, later)
+        reply = self._check(self._resolve_check(session, untrusted_code), untrusted_code, later)
         if reply is not None:
             later(reply)
 
@@ -276,6 +275,16 @@ class Verifier:
         """Rules and phone of a session. Raises AccountsError or DirectoryError where they can't be read: a denial."""
         account, verdict = self._judge(session)
         return self._with_phone(session, account, verdict), verdict
+
+    def _resolve_check(self, session: Session, untrusted_code: Secret) -> Attempt:
+        """As `resolve`; but a recovery code needs no phone, so it does its work while they can't be read as well."""
+        account, verdict = self._judge(session)
+        try:
+            return self._with_phone(session, account, verdict)
+        except DirectoryError:
+            if not codes.is_recovery_form(codes.normalise(untrusted_code.reveal())):
+                raise
+            return self._attempt(session, account, verdict, None, reason="phones_away")
 
     def _judge(self, session: Session) -> tuple[Account | None, Verdict]:
         account = self._accounts.lookup(session.user)

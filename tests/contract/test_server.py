@@ -763,6 +763,18 @@ def test_redis_that_is_not_there_yet_is_a_denial_until_it_is(place: Place, redis
         assert daemon.ask("begin") == ("ask", texts.SENT)
 
 
+def test_login_by_failmode_is_no_right_code(place: Place, redis_server: PrivateRedis) -> None:
+    """`textgate pam try` would take it for a proof that codes work."""
+    place.configure(failmode={"store": "safe", "safe_services": ["sshd"]})
+    with place.run() as daemon:
+        redis_server.stop()
+        try:
+            assert daemon.check("123456") == ("pass", "")
+        finally:
+            redis_server.start()
+        assert daemon.admin("last-pass", service="sshd")["result"] == {"at": None}
+
+
 # --- Stop, start, reload ---
 
 
@@ -793,6 +805,19 @@ def test_stop_does_not_wait_for_ever(place: Place, gateway: FakeGatewayAPI) -> N
         daemon.signal(signal.SIGTERM)
         assert daemon.exit_code() == 1
         assert under_way.answer()[0] != "ask"
+
+
+def test_stop_does_not_wait_for_commands_that_ask_nothing(place: Place) -> None:
+    place.configure(daemon={"stop_timeout_s": 5})
+    with place.run() as daemon, contextlib.ExitStack() as stack:
+        for _ in range(8):  # twice as many as are served at the same time
+            stack.enter_context(Peer(place.admin))
+        asking = stack.enter_context(Peer(place.admin))
+        asking.send(b'{"v": 1, "verb": "last-pass", "service": "sshd"}\n')
+        daemon.ask("begin")  # whoever came before is in line by now
+        daemon.signal(signal.SIGTERM)
+        assert json.loads(asking.socket.makefile("rb").readline())["ok"] is True
+        assert daemon.exit_code() == 0
 
 
 def test_sigint_stops_in_order(place: Place) -> None:
@@ -896,6 +921,50 @@ def test_reload_does_not_cut_a_login_off(place: Place, gateway: FakeGatewayAPI) 
             gateway.clear_faults()
             assert under_way.answer() == ("ask", texts.SENT)
         assert daemon.check(gateway.last_code(PHONE)) == ("pass", "")
+
+
+def connections_to_gateway(daemon: Textgated, gateway: FakeGatewayAPI) -> int:
+    """Those that the daemon has open, busy or idle."""
+    port, of_daemon = int(gateway.url.rpartition(":")[2]), Path(f"/proc/{daemon.process.pid}")
+    own = set()
+    for link in (of_daemon / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            own.add(str(link.readlink()))
+    rows = [line.split() for line in (of_daemon / "net" / "tcp").read_text().splitlines()[1:]]
+    return sum(int(row[2].rpartition(":")[2], 16) == port and f"socket:[{row[9]}]" in own for row in rows)
+
+
+def test_reload_leaves_no_idle_connection_to_the_gateway(place: Place, gateway: FakeGatewayAPI) -> None:
+    """The service takes 40 from one address: those of before and after would not fit in together."""
+    place.configure(**SLOW)  # the former parts are in use for as long
+    with place.run() as daemon:
+        daemon.ask("begin")
+        assert connections_to_gateway(daemon, gateway) == 1
+        daemon.signal(signal.SIGHUP)
+        daemon.wait(lambda: daemon.said("reloaded"), "reload")
+        assert connections_to_gateway(daemon, gateway) == 0
+        assert daemon.check(gateway.last_code(PHONE)) == ("pass", "")
+
+
+def test_reload_lets_go_of_the_connections_to_redis(
+    place: Place, gateway: FakeGatewayAPI, redis_server: PrivateRedis
+) -> None:
+    def connections() -> set[str]:
+        return {client["id"] for client in redis_server.client.client_list()}
+
+    place.configure(gateway={"send_wait_s": 0})
+    before = connections()
+    with place.run() as daemon:
+        daemon.ask("begin")
+        former = connections() - before
+        assert former
+        daemon.signal(signal.SIGHUP)
+        daemon.wait(lambda: daemon.said("reloaded"), "reload")
+        for _ in range(1000):  # Redis hears of it when it hears of it
+            daemon.ask("begin")
+            if not former & connections():
+                break
+        assert not former & connections()
 
 
 def test_changed_phone_needs_no_reload(place: Place, gateway: FakeGatewayAPI) -> None:
