@@ -72,6 +72,9 @@ bench: apt-test venv build-pam ## what textgate costs a login and a machine (roo
 sim: venv ## attackers and ordinary days against the limits, in virtual time (build/sim)
 	PYTHONPATH=daemon:tests $(PY) -m sim $(SIM_ARGS)
 
+fuzz: venv ## feed junk to every parser for a minute (FUZZ="--seconds 600 --keep" for more)
+	PYTHONPATH=daemon:tests $(PY) -m fuzz $(FUZZ)
+
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf $(BUILD)

@@ -20,16 +20,17 @@ _ERRORS: dict[str, type[TextgateError]] = {
 }
 
 
-def call(socket_path: str, verb: str, **arguments: object) -> dict[str, Any]:
+def call(socket_path: str, verb: str, *, timeout_s: float | None = None, **arguments: object) -> dict[str, Any]:
     """Ask the daemon.
 
+    timeout_s: longest wait for its answer, TIMEOUT_S if None.
     Returns the verb's result. Raises DaemonUnavailable when it can't be reached or doesn't answer in form,
     RefusedError when it says no, another TextgateError when something broke there.
     """
     line = json.dumps({"v": VERSION, "verb": verb} | arguments).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S)
+            connection.settimeout(TIMEOUT_S if timeout_s is None else timeout_s)
             connection.connect(socket_path)
             connection.sendall(line)
             with connection.makefile("rb") as lines:

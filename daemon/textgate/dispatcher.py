@@ -30,8 +30,8 @@ class Dispatcher:
         try:
             self._pool.submit(_run, future, job)
         except RuntimeError:
-            # Closed. Or there was no room for another thread, and then the job stands in line all the same: it is taken
-            # back, unless one of the other threads has begun it already.
+            # Closed. Or there was no room for another thread, and then the job stands in line all the same: it is
+            # taken back, unless one of the other threads has begun it already.
             if future.cancel():
                 self._places.release()
                 return None

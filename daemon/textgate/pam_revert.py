@@ -17,6 +17,7 @@ from .pam_admin import Guard, PamAdmin
 
 CONFIG_PATH = "/etc/textgate/textgate.toml"
 ADMIN_SOCKET = "/run/textgate/admin.sock"
+WAIT_S = 2.0  # for a daemon that hangs; a whole round keeps `textgate pam disable` waiting, which waits LOCK_WAIT_S
 
 
 def main() -> int:
@@ -48,7 +49,7 @@ def has_passed(admin: PamAdmin, guard: Guard, socket_path: str) -> bool:
     """Whether a right code was given through a service's lines since its try began."""
     for service in {guard.service, *admin.services_through(guard.service)}:
         try:
-            passed_at = admin_client.call(socket_path, "last-pass", service=service)["at"]
+            passed_at = admin_client.call(socket_path, "last-pass", timeout_s=WAIT_S, service=service)["at"]
             if passed_at is not None and float(passed_at) >= guard.started_at:
                 return True
         except Exception:  # noqa: S112  # whatever it is, it is no login
