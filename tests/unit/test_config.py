@@ -121,7 +121,8 @@ def test_toml_without_end_is_a_config_error(text: str) -> None:
 def test_country_that_is_none_is_a_fault() -> None:
     faults = _faults('[limits]\nallowed_countries = ["DK", "UK"]')
     assert faults == (
-        '[limits] allowed_countries: entry 2 must be a country code of two capitals such as "DK" or "GB" (or "*" for all)',
+        "[limits] allowed_countries: entry 2 must be a country code of two capitals such as "
+        '"DK" or "GB" (or "*" for all)',
     )
 
 
