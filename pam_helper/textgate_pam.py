@@ -135,7 +135,7 @@ def gather(verb: str, until: float) -> dict[bytes, bytes]:
     try:  # noqa: SIM105 - contextlib is no built-in module
         fields[b"PPID_START"] = start_ticks(read(f"/proc/{parent}/stat"))
     except OSError:
-        pass  # /proc mounted with hidepid: the daemon then does without
+        pass  # the daemon then refuses, since it can't tell this login from another
     if verb == "check":
         fields[b"CODE"] = read_code(0, until)
     return fields

@@ -20,7 +20,7 @@ _ERRORS: dict[str, type[TextgateError]] = {
 }
 
 
-def call(socket_path: str, verb: str, *, timeout_s: float | None = None, **arguments: object) -> dict[str, Any]:
+def call(socket_path: str, verb: str, timeout_s: float | None = None, /, **arguments: object) -> dict[str, Any]:
     """Ask the daemon.
 
     timeout_s: longest wait for its answer, TIMEOUT_S if None.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -104,12 +105,17 @@ class JournalSink:
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(JOURNAL_WAIT_S)
+        self._socket.setblocking(False)
 
     def __call__(self, message: str, entry: dict[str, str]) -> None:
         """Send one event. Raises OSError if the journal isn't there or doesn't read."""
         fields = {"MESSAGE": message, **entry}
-        self._socket.sendto(b"".join(_journal_field(name, value) for name, value in fields.items()), self._path)
+        record = b"".join(_journal_field(name, value) for name, value in fields.items())
+        try:
+            self._socket.sendto(record, self._path)
+        except BlockingIOError:
+            select.select((), (self._socket,), (), JOURNAL_WAIT_S)
+            self._socket.sendto(record, self._path)
 
     def close(self) -> None:
         """Close the socket; nothing can be sent afterwards."""

@@ -316,7 +316,7 @@ class FailmodeConfig:
     """[failmode] What happens when a part of textgate is away; "safe" lets in without a code and raises an alert."""
 
     store: str = option("secure", choice("secure", "safe"), "Redis is away")
-    gateway: str = option("secure", choice("secure", "safe"), "the gateway refuses or can't be reached")
+    gateway: str = option("secure", choice("secure", "safe"), "the gateway can't be reached, or breaks")
     safe_services: tuple[str, ...] = option(
         (), list_of(service), 'services in which "safe" applies; in all others it stays secure'
     )

@@ -49,7 +49,7 @@ def has_passed(admin: PamAdmin, guard: Guard, socket_path: str) -> bool:
     """Whether a right code was given through a service's lines since its try began."""
     for service in {guard.service, *admin.services_through(guard.service)}:
         try:
-            passed_at = admin_client.call(socket_path, "last-pass", timeout_s=WAIT_S, service=service)["at"]
+            passed_at = admin_client.call(socket_path, "last-pass", WAIT_S, service=service)["at"]
             if passed_at is not None and float(passed_at) >= guard.started_at:
                 return True
         except Exception:  # noqa: S112  # whatever it is, it is no login

@@ -2,8 +2,8 @@
 """Challenges, counters and lockouts in Redis. STORE.md lists every key.
 
 Each step is one Lua script, so that parallel logins, on one host or many, can't come between its parts.
-All keys of a user share the hash tag {user}: a Redis Cluster keeps them on one slot. Every fault of Redis,
-from a refused connection to a full memory, is StoreUnavailable, which callers turn into a denial.
+All keys of a user share the hash tag {user}. Every fault of Redis, from a refused connection to a full memory, is
+StoreUnavailable, which callers turn into a denial.
 """
 
 from __future__ import annotations

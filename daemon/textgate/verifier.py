@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The two steps of a login, `begin` and `check`: read, decide, act, in that order.
 
-"No" is the starting value. PASS is returned in two places (`_compare`, `_recover`), SKIP in one (`begin`), plus the
+"No" is the starting value. PASS is returned in two places (`_compare`, `_recover`), SKIP in one (`_begin`), plus the
 failmode, which is one function (`_fail`). Users who can't pass (unknown, refused, without a phone) go through the
 same steps with the same words at the same pace as everybody, but nothing is sent to them and no code is right.
 """
