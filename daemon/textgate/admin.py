@@ -23,7 +23,6 @@ from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, 
 from .gateway_outcomes import Outcome, SendReason
 from .msisdn import parse_msisdn
 from .peercred import PeerCred, peer_credentials
-from .policy import Decision, Verdict
 from .protocol import Why, Word
 from .secret import Secret
 from .verifier import SECRET_PURPOSE, Attempt, note_send, user_key
@@ -290,7 +289,6 @@ def _proving(call: Call, session_id: str) -> tuple[Attempt, bool]:
         service=SERVICE,
         source=None,
         phone=phone,
-        verdict=Verdict(Decision.REQUIRE, "enrolment"),
         reason="enrolment",
         has_failmode=False,
     )

@@ -77,9 +77,9 @@ class Context:
         """The configuration. Raises ConfigError."""
         return wiring.load_config(self.config_path)
 
-    def ask_daemon(self, verb: str, *, timeout_s: float | None = None, **arguments: object) -> dict[str, Any]:
-        """Call a verb of the admin socket. timeout_s: longest wait, None for the usual one."""
-        return admin_client.call(self.config.daemon.admin_socket, verb, timeout_s=timeout_s, **arguments)
+    def ask_daemon(self, verb: str, **arguments: object) -> dict[str, Any]:
+        """Call a verb of the admin socket."""
+        return admin_client.call(self.config.daemon.admin_socket, verb, **arguments)
 
     def say(self, text: str) -> None:
         """A line for a person; nothing with --json."""

@@ -564,8 +564,7 @@ class AuthClient:
     def _ask(self, session: Session, step: Callable[[Attempt], Reply]) -> tuple[Attempt, Reply]:
         """One step of the core. Everybody gives a code here, and no failmode lets anybody in. Raises StoreAway."""
         try:
-            attempt, _verdict = self._services.verifier.resolve(session)
-            attempt = replaced(attempt, has_failmode=False)
+            attempt = replaced(self._services.verifier.resolve(session), has_failmode=False)
             return attempt, step(attempt)
         except Exception as error:  # users, phones or secrets can't be read; whatever it is, it is a refusal
             self._note_fault("login refused", told(error), where(error))

@@ -45,5 +45,5 @@ def _last_line(lines: list[str], at: int, end: int) -> int:
 
 
 def toml_value(value: Value) -> str:
-    """A value as TOML writes it. JSON's strings, numbers and lists of strings are TOML's too."""
-    return json.dumps(value, ensure_ascii=False)
+    """A value as TOML writes it: as JSON does, whose strings, numbers and lists are TOML's too, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

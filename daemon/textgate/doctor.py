@@ -420,10 +420,15 @@ def _openings(machine: Machine, service: str, rules: Sequence[Rule]) -> Iterator
         if rule.module.endswith("pam_env.so") and "user_readenv=1" in rule.arguments:
             message = f"{service}: {rule.place} reads users' own environment before the code"
             yield Finding("pam", Level.FAILURE, message, f"take user_readenv=1 out of {rule.place}")
-    for rule in rules:
-        if "pam_faillock.so" in rule.module and "authfail" in rule.arguments and rules.index(rule) > first:
-            message = f"{service}: {rule.place} counts a wrong code as a wrong password, and locks the account"
-            yield Finding("pam", Level.WARNING, message, f"put {rule.place} above textgate's lines")
+    counting = [
+        at for at, rule in enumerate(rules) if "pam_faillock.so" in rule.module and "authfail" in rule.arguments
+    ]
+    for at in counting:
+        if at > first:
+            message = f"{service}: {rules[at].place} may count a wrong code as a wrong password, and lock the account"
+            yield Finding("pam", Level.WARNING, message, f"put {rules[at].place} above textgate's lines")
+        else:
+            yield Finding("pam", Level.OK, f"{service}: pam_faillock counts wrong passwords, and no wrong codes")
     empty = machine.logins.without_password()
     if empty and takes_empty_passwords(rules):
         message = f"{service}: a code is all that is asked of who has an empty password: {_names(empty)}"

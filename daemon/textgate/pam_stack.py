@@ -113,7 +113,7 @@ def _rules_of(name: str, read: Read, *, level: int, nesting: int) -> Iterator[Ru
         match = _LINE.fullmatch(line)
         kind = match["type"].lower().removeprefix("-") if match else ""
         if match is None or kind not in _TYPES:
-            raise StackError(f"{place}: is in no form that PAM knows")
+            raise StackError(f"{place}: is in no form that PAM knows", hint="mend that line; see: man pam.conf")
         if kind != "auth":
             continue
         control = match["control"].lower()
@@ -161,13 +161,13 @@ def _actions(control: str, place: str) -> Mapping[str, str]:
     if control.lower() in _KEYWORDS:
         return _KEYWORDS[control.lower()]
     if not (control.startswith("[") and control.endswith("]")):
-        raise StackError(f"{place}: has an unknown control")
+        raise StackError(f"{place}: has an unknown control", hint="mend that line; see: man pam.conf")
     inner, at = control[1:-1], 0
     actions: dict[str, str] = {}
     while inner[at:].strip(" \t"):
         pair = _PAIR.match(inner, at)
         if pair is None or pair["answer"] not in _NAMES or not _ACTION.fullmatch(pair["action"]):
-            raise StackError(f"{place}: has a control that PAM doesn't know")
+            raise StackError(f"{place}: has a control that PAM doesn't know", hint="see: man pam.conf")
         if pair["answer"] == "default":  # the first one fills all that isn't named, so a second one has no effect
             actions.setdefault("default", pair["action"])
         else:
@@ -337,13 +337,11 @@ def lets_in_with_code(rules: Sequence[Rule]) -> bool:
 def _search(rules: Sequence[Rule], ours: Mapping[str, tuple[str, ...]]) -> dict[_State, tuple[_State, str] | None]:
     """Every state that a run can be in, with the state and the answer that it came from."""
     came_from: dict[_State, tuple[_State, str] | None] = {_State(): None}
+    answers = [_distinct(rule, _possible(rule, ours)) for rule in rules]
     waiting = deque(came_from)
     while waiting:
         state = waiting.popleft()
-        rule = _current(rules, state)
-        if rule is None:
-            continue
-        for answer in _possible(rule, ours):
+        for answer in answers[state.at] if state.at < len(rules) else ():
             following = _step(rules, state, answer)
             # What it failed with makes no difference any more.
             if following.status not in ("success", "perm_denied"):
@@ -354,6 +352,12 @@ def _search(rules: Sequence[Rule], ours: Mapping[str, tuple[str, ...]]) -> dict[
         if len(came_from) > STATES_MAX:
             raise StackError("the stack is too long to be checked")
     return came_from
+
+
+def _distinct(rule: Rule, answers: Iterable[str]) -> list[str]:
+    """One answer of each kind that makes a difference to a run."""
+    kinds = {(rule.action(answer), answer if answer in ("success", "ignore") else ""): answer for answer in answers}
+    return list(kinds.values())
 
 
 def _possible(rule: Rule, ours: Mapping[str, tuple[str, ...]]) -> Iterable[str]:

@@ -120,7 +120,6 @@ class Attempt:
     service: str
     source: Address | None
     phone: Msisdn | None
-    verdict: Verdict
     reason: str
     may_recover: bool = False  # whether a recovery code lets in; it needs no phone
     has_failmode: bool = True  # whether [failmode] may speak
@@ -271,10 +270,10 @@ class Verifier:
 
     # --- Who is it ---
 
-    def resolve(self, session: Session) -> tuple[Attempt, Verdict]:
+    def resolve(self, session: Session) -> Attempt:
         """Rules and phone of a session. Raises AccountsError or DirectoryError where they can't be read: a denial."""
         account, verdict = self._judge(session)
-        return self._with_phone(session, account, verdict), verdict
+        return self._with_phone(session, account, verdict)
 
     def _resolve_check(self, session: Session, untrusted_code: Secret) -> Attempt:
         """As `resolve`; but a recovery code needs no phone, so it does its work while they can't be read as well."""
@@ -320,7 +319,6 @@ class Verifier:
             service=session.service,
             source=session.source,
             phone=phone,
-            verdict=verdict,
             reason=reason or verdict.reason,
             may_recover=verdict.decision is not Decision.REFUSE,
         )

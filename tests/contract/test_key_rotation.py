@@ -312,9 +312,12 @@ def test_secret_that_does_not_open_is_an_explained_refusal_and_an_alert(
     assert daemon.ask("begin", port=50001) == REFUSED
     assert len(gateway.accepted) == text_count
     assert daemon.find("check", user=USER, result="pass") == []
-    alerts = daemon.find("fault")
-    assert len(alerts) + len(daemon.find("check", user=USER, result="deny", reason="none")) == 2
-    for alert in alerts:
+
+    def refusals() -> list[dict[str, str]]:
+        return daemon.find("fault") + daemon.find("check", user=USER, result="deny", reason="none")
+
+    daemon.wait(lambda: len(refusals()) == 2, "a word on each refusal")
+    for alert in daemon.find("fault"):
         assert alert["TEXTGATE_REASON"] == reason
         assert (alert["TEXTGATE_RESULT"], alert["PRIORITY"]) == ("deny", ALERT)
     assert not re.search(r"[A-Z2-7]{32}|[0-9a-f]{64}", daemon.text())

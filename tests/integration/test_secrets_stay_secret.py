@@ -628,7 +628,7 @@ def test_objects_and_exceptions_show_no_secret(
     used.add("code", code)
     used.add("wrong code", wrong_code(code))
     request = parse_request(f"textgate/1 check\0PAM_USER=alice\0CODE={code}".encode())
-    attempt, _ = verifier.resolve(session)
+    attempt = verifier.resolve(session)
     kept = [request, request.code, session, attempt, verifier.check(session, Secret(wrong_code(code)))]
     redis = running_redis.client
     key = "textgate:{alice}:hotp"

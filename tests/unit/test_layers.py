@@ -17,8 +17,8 @@ _MODULES = {
     "core": "errors secret codes msisdn sms texts limits policy protocol session config gateway_outcomes "
     "pam_stack config_edit sshd_config",
     "adapters": "store gateway gateway_transport directory accounts credentials vault peercred audit "
-    "pam_conversation admin_client journal_reader memory pam_admin pam_dry_run way_in",
-    "shell": "dispatcher verifier wiring admin server client doctor way_in pam_revert cli cli_base cli_pam cli_setup pam_revert",
+    "pam_conversation admin_client journal_reader memory pam_admin pam_dry_run",
+    "shell": "dispatcher verifier wiring admin server client doctor way_in pam_revert cli cli_base cli_pam cli_setup",
 }
 LAYERS = {layer: frozenset(modules.split()) for layer, modules in _MODULES.items()}
 ORDER = list(LAYERS)

@@ -1,82 +1,104 @@
 # SPDX-License-Identifier: MIT
-"""What the timer asks the daemon while a PAM change is being tried."""
+"""What the timer runs: it needs nothing that can be broken, and says what it did."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from textgate import pam_revert
-from textgate.pam_admin import LOCK_WAIT_S, Guard, PamAdmin
+from textgate import admin_client, pam_revert
+from textgate.errors import DaemonUnavailable, TextgateError
+from textgate.pam_admin import Guard, PamAdmin, Reverted
+from textgate.pam_revert import ADMIN_SOCKET, admin_socket, has_passed, main
 from textgate.pam_stack import FirstFactor
 
-STARTED_AT = 1_700_000_000
-SERVICES_AT_ONCE = 6  # sshd, sudo, sudo-i, login, su and su-l
+GUARD = Guard("su", FirstFactor.PASSWORD, (), 1000, 1060)
 
 
-class Admin:
-    """The part of PamAdmin that is needed: which services go through another's file."""
+class Admin(PamAdmin):
+    """Plays what has become of the tries."""
+
+    def __init__(self, *done: Reverted) -> None:
+        super().__init__("/nonexistent")
+        self.done = list(done)
 
     def services_through(self, service: str) -> list[str]:
-        return [service]
+        return [service, f"{service}-l"]
 
-
-def has_passed(path: Path) -> bool:
-    guard = Guard("sshd", FirstFactor.KEY, (), STARTED_AT, STARTED_AT + 300)
-    return pam_revert.has_passed(cast(PamAdmin, Admin()), guard, str(path))
-
-
-@contextlib.contextmanager
-def listening(path: Path) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        yield listener
+    def revert_due(self, now_at: int, passed_since: object) -> list[Reverted]:
+        assert now_at > 1_700_000_000
+        return self.done
 
 
 @pytest.mark.parametrize(
-    ("at", "expected"),
-    [(STARTED_AT, True), (STARTED_AT + 1.5, True), (STARTED_AT - 0.5, False), ("null", False), ('"soon"', False)],
+    ("answers", "is_passed"),
+    [
+        ({"su": 1000.0}, True),
+        ({"su": 999.9}, False),
+        ({"su": None}, False),
+        ({"su-l": 1001.5}, True),  # by way of su's lines
+        ({}, False),
+        ({"su": DaemonUnavailable("away")}, False),
+        ({"su": TextgateError("broke")}, False),
+        ({"su": RuntimeError("unheard of")}, False),
+        ({"su": "yesterday"}, False),
+        ({"su": DaemonUnavailable("away"), "su-l": 1000.0}, True),
+    ],
 )
-def test_login_since_the_beginning_counts(tmp_path: Path, at: object, expected: bool) -> None:
-    path = tmp_path / "admin.sock"
+def test_only_a_login_since_the_beginning_counts(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, object], is_passed: bool
+) -> None:
+    def call(path: str, verb: str, timeout_s: float, *, service: str) -> dict[str, object]:
+        assert timeout_s < 10  # the others wait for the lock meanwhile
+        assert (path, verb) == ("/x.sock", "last-pass")
+        answer = answers.get(service)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"at": answer}
 
-    def answer(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(4096)
-            connection.sendall(b'{"v": 1, "ok": true, "result": {"at": %b}}\n' % str(at).encode())
-
-    with listening(path) as listener:
-        daemon = threading.Thread(target=answer, args=(listener,))
-        daemon.start()
-        assert has_passed(path) is expected
-        daemon.join()
-
-
-def test_daemon_that_is_away_is_no_login(tmp_path: Path) -> None:
-    assert has_passed(tmp_path / "admin.sock") is False
+    monkeypatch.setattr(admin_client, "call", call)
+    assert has_passed(Admin(), GUARD, "/x.sock") is is_passed
 
 
-def test_daemon_that_hangs_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock is held meanwhile: `textgate pam disable` has to get its turn."""
-    waits: list[float | None] = []
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('[daemon]\nadmin_socket = "/run/x.sock"\n', "/run/x.sock"),
+        ("[daemon]\n", ADMIN_SOCKET),
+        ("daemon = 3\n", ADMIN_SOCKET),
+        ("[[[", ADMIN_SOCKET),
+        (None, ADMIN_SOCKET),
+    ],
+)
+def test_broken_configuration_does_not_stand_in_the_way(tmp_path: Path, text: str | None, path: str) -> None:
+    file = tmp_path / "textgate.toml"
+    if text is not None:
+        file.write_text(text)
+    assert admin_socket(str(file)) == path
 
-    class Noting(socket.socket):
-        def settimeout(self, value: float | None) -> None:
-            waits.append(value)
-            super().settimeout(0.01)
 
-    path = tmp_path / "admin.sock"
-    with listening(path):
-        monkeypatch.setattr("textgate.admin_client.socket.socket", Noting)
-        assert has_passed(path) is False
-    (wait_s,) = waits
-    assert wait_s is not None
-    assert wait_s * SERVICES_AT_ONCE < LOCK_WAIT_S
+def test_it_says_what_it_did(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(pam_revert, "PamAdmin", lambda: Admin(Reverted("sshd", True), Reverted("sudo", False)))
+    assert main() == 0
+    assert capsys.readouterr().out == "<5>sshd: confirmed by a login\n<5>sudo: taken back, nobody confirmed it\n"
+    fault = Reverted("su", False, TextgateError("is left alone", hint="by hand"))
+    monkeypatch.setattr(pam_revert, "PamAdmin", lambda: Admin(fault))
+    assert main() == 1
+    assert capsys.readouterr().out == "<3>su: can't be taken back: is left alone (by hand)\n"
+
+
+def test_it_loads_the_standard_library_alone() -> None:
+    """A broken library of textgate's must not keep a change in place."""
+    source = Path(pam_revert.__file__).parents[1]
+    program = (
+        f"import sys; sys.path.insert(0, {str(source)!r}); import textgate.pam_revert; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-c", program], capture_output=True, text=True, check=True
+    )
+    foreign = set(done.stdout.split()) - sys.stdlib_module_names - {"textgate", "__main__", "__mp_main__"}
+    assert foreign == set()

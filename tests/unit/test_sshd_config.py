@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""What sshd's files say, and what `sshd -T` says of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from textgate.pam_stack import FirstFactor
+from textgate.sshd_config import (
+    FIRST_LINE,
+    METHODS,
+    Setting,
+    drop_in_text,
+    effective,
+    effective_faults,
+    match_faults,
+    read_settings,
+    wanted,
+)
+
+
+def output(first_factor: FirstFactor, **others: str) -> str:
+    """As `sshd -T` prints it."""
+    rows = {**wanted(first_factor), "port": "22", **others}
+    return "".join(f"{keyword} {value}\n" for keyword, value in rows.items())
+
+
+def settings(text: str, condition: str = "") -> list[Setting]:
+    lines = ((f"f:{number}", line) for number, line in enumerate(text.splitlines(), start=1))
+    return list(read_settings(lines, condition=condition))
+
+
+@pytest.mark.parametrize("first_factor", list(FirstFactor))
+def test_drop_in_says_what_is_wanted(first_factor: FirstFactor) -> None:
+    text = drop_in_text(first_factor)
+    assert text.startswith(FIRST_LINE + "\n")
+    assert {one.keyword: one.value for one in settings(text)} == dict(wanted(first_factor))
+    assert list(effective_faults(output(first_factor), first_factor)) == []
+
+
+def test_no_method_lists_a_code_alone_and_each_asks_pam() -> None:
+    for methods in METHODS.values():
+        for way in methods.split():
+            assert way.endswith("keyboard-interactive:pam")
+    assert METHODS[FirstFactor.KEY] == "publickey,keyboard-interactive:pam"
+
+
+@pytest.mark.parametrize(
+    "keyword", ["usepam", "kbdinteractiveauthentication", "passwordauthentication", "authenticationmethods"]
+)
+def test_what_is_otherwise_in_effect_is_told_with_its_line(keyword: str) -> None:
+    said = output(FirstFactor.KEY, **{keyword: "other"})
+    (fault,) = effective_faults(said, FirstFactor.KEY, settings(f"Port 22\n{keyword} other\n"))
+    assert keyword in fault
+    assert fault.endswith("by f:2")
+    (fault,) = effective_faults(said, FirstFactor.KEY)
+    assert " by " not in fault
+
+
+def test_missing_settings_are_faults() -> None:
+    assert len(list(effective_faults("", FirstFactor.KEY))) == 4
+
+
+def test_other_pam_service_is_a_fault() -> None:
+    assert list(effective_faults(output(FirstFactor.KEY, pamservicename="sshd"), FirstFactor.KEY)) == []
+    (fault,) = effective_faults(output(FirstFactor.KEY, pamservicename="ssh2"), FirstFactor.KEY)
+    assert "ssh2" in fault
+
+
+def test_first_value_counts() -> None:
+    assert effective("usepam yes\nUsePAM no\nport 22\n") == {"usepam": "yes", "port": "22"}
+
+
+@pytest.mark.parametrize(
+    ("line", "keyword", "value"),
+    [
+        ("PasswordAuthentication no", "passwordauthentication", "no"),
+        ('  passwordauthentication\t"no"  ', "passwordauthentication", "no"),
+        ("PasswordAuthentication=yes", "passwordauthentication", "yes"),
+        ("PasswordAuthentication = yes # why", "passwordauthentication", "yes"),
+        ("ChallengeResponseAuthentication no", "kbdinteractiveauthentication", "no"),
+        ("AuthenticationMethods  publickey,password   none", "authenticationmethods", "publickey,password none"),
+    ],
+)
+def test_lines_are_read_as_people_write_them(line: str, keyword: str, value: str) -> None:
+    assert settings(f"# comment\n\n{line}\n") == [Setting("f:3", keyword, value, "")]
+
+
+OPEN = "Match User alice\n  {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open"),
+    [
+        (OPEN.format("PasswordAuthentication yes"), True),
+        (OPEN.format("PasswordAuthentication no"), False),
+        (OPEN.format("KbdInteractiveAuthentication no"), True),
+        (OPEN.format("ChallengeResponseAuthentication no"), True),
+        (OPEN.format("AuthenticationMethods publickey"), True),
+        (OPEN.format("AuthenticationMethods any"), True),
+        (OPEN.format("AuthenticationMethods publickey,keyboard-interactive:pam"), False),
+        (OPEN.format("X11Forwarding no"), False),
+        ("PasswordAuthentication yes\n", False),  # `sshd -T` tells of this one
+    ],
+)
+def test_match_blocks_that_go_without_a_code_are_found(text: str, is_open: bool) -> None:
+    found = list(match_faults(settings(text), FirstFactor.KEY))
+    assert bool(found) is is_open
+    if is_open:
+        assert found[0].startswith("f:2: ")
+        assert "User alice" in found[0]
+
+
+def test_file_included_in_a_match_block_is_in_it() -> None:
+    assert list(match_faults(settings("PasswordAuthentication yes\n", "Group x"), FirstFactor.KEY))

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""Would an administrator still get in: by whose key, whose password, whose phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from textgate import way_in
+from textgate.config import parse_config
+from textgate.pam_stack import FirstFactor, Rule
+from textgate.policy import Account
+from textgate.way_in import Logins, enrolled_admins, is_admin, ssh_obstacles, takes_empty_passwords
+
+ALICE = Account("alice", 1000, 1000, frozenset({"alice", "sudo"}))
+ROOT = Account("root", 0, 0, frozenset({"root"}))
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG alice@home\n"
+USUAL = {"permitrootlogin": "prohibit-password", "authorizedkeyscommand": "none", "trustedusercakeys": "none"}
+
+
+@pytest.fixture
+def logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logins:
+    """alice has a home without keys, and a password."""
+    (tmp_path / "home/.ssh").mkdir(parents=True)
+    monkeypatch.setattr(Path, "expanduser", lambda self: tmp_path / "home" if str(self) == "~alice" else self)
+    (tmp_path / "shadow").write_text("root:*:1::::::\nalice:$y$x:1::::::\nempty::1::::::\nlocked:!$y$x:1::::::\n")
+    (tmp_path / "passwd").write_text(
+        "root:x:0:0::/root:/bin/bash\nalice:x:1000:1000::/home/alice:/bin/bash\nbob:x:1001:1001::/:/usr/sbin/nologin\n"
+        "sys:x:100:100::/:/bin/bash\nnobody:x:65534:65534::/:/bin/bash\nbroken\n"
+    )
+    sudoers = tmp_path / "sudoers.d"
+    sudoers.mkdir()
+    return Logins(str(tmp_path / "shadow"), str(tmp_path / "passwd"), (str(tmp_path / "sudoers"), str(sudoers)))
+
+
+def add_key(tmp_path: Path, text: str = KEY) -> None:
+    (tmp_path / "home/.ssh/authorized_keys").write_text(text)
+
+
+def test_passwords_of_shadow(logins: Logins) -> None:
+    assert logins.has_password("alice")
+    assert not logins.has_password("root")
+    assert not logins.has_password("locked")
+    assert logins.has_password("of-ldap")
+    assert logins.without_password() == ["empty"]
+    assert Logins("/nonexistent").passwords() == {}
+
+
+def test_people_are_those_with_a_shell_and_a_number_for_people(logins: Logins) -> None:
+    assert logins.people() == ["alice", "root"]
+    assert Logins(passwd_file="/nonexistent").people() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "has_key"),
+    [(KEY, True), (f'from="10.0.0.0/8",no-pty {KEY}', True), (f"# {KEY}", False), ("", False), ("nonsense\n", False),
+     ("sk-ssh-ed25519@openssh.com AAAAGnNr alice\n", True), ("ecdsa-sha2-nistp256 AAAAE2Vj x\n", True)],
+)  # fmt: skip
+def test_keys_in_the_usual_place(logins: Logins, tmp_path: Path, text: str, has_key: bool) -> None:
+    add_key(tmp_path, text)
+    assert logins.has_key("alice") is has_key
+    assert not logins.has_key("nobody-of-that-name")
+
+
+def test_sudo_that_asks_nothing_is_found(logins: Logins, tmp_path: Path) -> None:
+    assert logins.passwordless_sudo() == []
+    (tmp_path / "sudoers").write_text("Defaults env_reset\n%sudo ALL=(ALL:ALL) ALL\n# x ALL=(ALL) NOPASSWD:ALL\n")
+    (tmp_path / "sudoers.d/90-cloud").write_text("debian ALL=(ALL) NOPASSWD:ALL\nDefaults:x !authenticate\n")
+    (tmp_path / "sudoers.d/old.bak").write_text("x ALL=(ALL) NOPASSWD:ALL\n")  # sudo leaves out names with a dot
+    assert [Path(place).name for place in logins.passwordless_sudo()] == ["90-cloud:1", "90-cloud:2"]
+
+
+@pytest.mark.parametrize(
+    ("first_factor", "has_key", "has_password", "is_open"),
+    [
+        (FirstFactor.KEY, True, False, True),
+        (FirstFactor.KEY, False, True, False),
+        (FirstFactor.PASSWORD, True, False, False),
+        (FirstFactor.PASSWORD, False, True, True),
+        (FirstFactor.ANY, True, False, True),
+        (FirstFactor.ANY, False, True, True),
+        (FirstFactor.ANY, False, False, False),
+    ],
+)
+def test_administrator_needs_the_first_factor(
+    logins: Logins, tmp_path: Path, first_factor: FirstFactor, has_key: bool, has_password: bool, is_open: bool
+) -> None:
+    if has_key:
+        add_key(tmp_path)
+    if not has_password:
+        Path(logins.shadow_file).write_text("alice:!:1::::::\n")
+    found = ssh_obstacles([ALICE], first_factor, USUAL, logins)
+    assert (found == []) is is_open
+    assert all(one.startswith("alice: has n") for one in found)
+
+
+def test_keys_from_elsewhere_count(logins: Logins) -> None:
+    for name in ("authorizedkeyscommand", "trustedusercakeys"):
+        assert ssh_obstacles([ALICE], FirstFactor.KEY, USUAL | {name: "/usr/bin/x"}, logins) == []
+
+
+def test_root_is_kept_out_where_a_code_is_asked_for(logins: Logins, tmp_path: Path) -> None:
+    (found,) = ssh_obstacles([ROOT], FirstFactor.KEY, USUAL, logins)
+    assert "PermitRootLogin prohibit-password" in found
+    assert "has no ssh key" in ssh_obstacles([ROOT], FirstFactor.KEY, USUAL | {"permitrootlogin": "yes"}, logins)[0]
+    add_key(tmp_path)
+    assert ssh_obstacles([ROOT, ALICE], FirstFactor.KEY, USUAL, logins) == []  # one who can is enough
+
+
+def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    phones = tmp_path / "phones"
+    phones.write_text("alice: +4520123456\nbob: +4520123457\ngone: +4520123458\n")
+    accounts = {"alice": ALICE, "bob": Account("bob", 1001, 1001, frozenset({"bob"})), "gone": None}
+    monkeypatch.setattr(way_in.NssAccounts, "lookup", lambda self, user: accounts[user])
+    text = f'[limits]\nallowed_countries = ["DK"]\n[phones]\nfile = "{phones}"\n'
+    config = parse_config(text, config_path="x")
+    assert [account.name for account in enrolled_admins(config)] == ["alice"]
+    phones.unlink()
+    assert enrolled_admins(config) == []
+    assert is_admin(ROOT)
+    assert not is_admin(Account("bob", 1001, 1001, frozenset({"bob", "audio"})))
+
+
+def test_empty_passwords_are_taken_by_nullok_alone() -> None:
+    def rule(*words: str) -> Rule:
+        return Rule({"default": "bad"}, words[0], words[1:], "x:1", 0)
+
+    assert takes_empty_passwords([rule("pam_unix.so", "nullok")])
+    assert not takes_empty_passwords([rule("pam_unix.so"), rule("pam_env.so", "nullok")])
