@@ -19,13 +19,13 @@ from typing import Any
 
 from . import __version__, codes
 from .audit import Audit, Event, Priority
-from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, TextgateError, VaultError
+from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, TextgateError
 from .gateway_outcomes import Outcome, SendReason
 from .msisdn import parse_msisdn
 from .peercred import PeerCred, peer_credentials
 from .protocol import Why, Word
 from .secret import Secret
-from .verifier import SECRET_PURPOSE, Attempt, note_send, user_key
+from .verifier import Attempt, note_send, reseal_secrets, user_key
 from .wiring import Services
 
 VERSION = 1
@@ -327,20 +327,17 @@ def _reload(call: Call) -> dict[str, Any]:
 
 def _reseal(call: Call) -> dict[str, Any]:
     """Seal every user's secret with today's key. Those that don't open are left as they are, and counted."""
-    services, counted = call.services, Counter[str]()
-    for key, sealed in services.store.sealed_secrets():
-        if services.vault.is_current(sealed):
-            counted["current"] += 1
-            continue
-        try:
-            secret = services.vault.open(sealed, user=key, purpose=SECRET_PURPOSE)
-        except VaultError:
-            counted["unreadable"] += 1
-            continue
-        fresh = services.vault.seal(secret, user=key, purpose=SECRET_PURPOSE)
-        counted["resealed" if services.store.reseal(key, former=sealed, sealed=fresh) else "changed"] += 1
+    services = call.services
+    counted = reseal_secrets(services.store, services.vault)
     counts = {name: counted[name] for name in ("resealed", "current", "changed", "unreadable")}
     return {"current_key": services.vault.current_key} | counts
+
+
+def _forget(call: Call) -> dict[str, Any]:
+    """Let go of a user's secret, such as one whose key is lost: the next text makes a new one."""
+    user = _known_user(call)
+    call.services.store.forget_secret(user_key(user))
+    return {"user": user}
 
 
 def _known_user(call: Call) -> str:
@@ -366,6 +363,9 @@ VERBS: Mapping[str, AdminVerb] = {
         _recovery, frozenset({"user"}), is_root_only=True, done="recovery codes made", priority=Priority.NOTICE
     ),
     "reload": AdminVerb(_reload, frozenset(), is_root_only=True),
+    "forget": AdminVerb(
+        _forget, frozenset({"user"}), is_root_only=True, done="secret forgotten", priority=Priority.NOTICE
+    ),
     "reseal": AdminVerb(
         _reseal, frozenset(), is_root_only=True, done="secrets sealed anew", priority=Priority.NOTICE
     ),

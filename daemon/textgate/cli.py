@@ -361,6 +361,16 @@ def keys_rotate(context: Context) -> None:
     _reseal(context)
 
 
+@keys.command("forget")
+@click.argument("user", shell_complete=complete_users)
+@command
+def keys_forget(context: Context, user: str) -> None:
+    """Let go of USER's secret, if its key is lost: the next text makes a new one. Codes under way die with it."""
+    result = context.ask_daemon("forget", user=user)
+    context.result(result)
+    context.say(f"The secret of {result['user']} is forgotten; the next login makes a new one.")
+
+
 @keys.command("reseal")
 @command
 def keys_reseal(context: Context) -> None:

@@ -173,7 +173,7 @@ def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: 
     if os.geteuid() != 0:
         raise TextgateError("setup changes files of root", hint="run it with sudo")
     answers = (read_answers(answers_path) if answers_path else {}) | read_options(given)
-    wizard = Wizard(context, answers, sys.stdin.isatty() and not code_stdin)
+    wizard = Wizard(context, answers, _can_ask(code_stdin))
     wizard.until_good(
         ("sender", "text", "default_region", "allowed_countries", "gateway_url"), lambda: _configure(wizard)
     )
@@ -186,6 +186,11 @@ def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: 
     context.say(
         "\nDone. `textgate doctor` looks at everything; keep this session open until you have logged in anew."
     )
+
+
+def _can_ask(code_stdin: bool) -> bool:
+    """Whether there is a person at a terminal."""
+    return sys.stdin.isatty() and not code_stdin
 
 
 # --- What was answered beforehand ---

@@ -31,7 +31,7 @@ from .accounts import NssAccounts
 from .audit import Audit, Event, Priority, choose_sink
 from .config import DEFAULT_PATH, Config, config_from_mapping
 from .directory import build_directory
-from .errors import DirectoryError, MsisdnError, StoreUnavailable, TextgateError, VaultError
+from .errors import DirectoryError, MsisdnError, StoreUnavailable, TextgateError
 from .gateway import GatewayCredentials
 from .limits import HOUR_MS, Address, Budget, Scope, source_key
 from .msisdn import Msisdn, parse_msisdn
@@ -41,13 +41,13 @@ from .secret import Secret
 from .session import Session, source_of
 from .store import Store
 from .verifier import (
-    SECRET_PURPOSE,
     Accounts,
     Attempt,
     Clock,
     Directory,
     SystemClock,
     decoy_key,
+    reseal_secrets,
     told,
     where,
 )
@@ -464,20 +464,7 @@ class AuthClient:
 
         Returns how many secrets don't open with any key at hand; 0 is well. Raises StoreAway.
         """
-        return self._stored(self._reseal)
-
-    def _reseal(self, store: Store) -> int:
-        vault, unreadable_count = self._services.vault, 0
-        for key, sealed in store.sealed_secrets():
-            if vault.is_current(sealed):
-                continue
-            try:
-                secret = vault.open(sealed, user=key, purpose=SECRET_PURPOSE)
-            except VaultError:
-                unreadable_count += 1
-                continue
-            store.reseal(key, former=sealed, sealed=vault.seal(secret, user=key, purpose=SECRET_PURPOSE))
-        return unreadable_count
+        return self._stored(lambda store: reseal_secrets(store, self._services.vault)["unreadable"])
 
     # --- The password ---
 

@@ -164,8 +164,18 @@ class PamAdmin:
 
     def services_through(self, service: str) -> list[str]:
         """The services whose stack goes through the file of this one: itself, and su-l for su."""
-        prefix = f"{PAM_DIR}/{service}:"
-        return [name for name, rules in self._stacks() if any(rule.place.startswith(prefix) for rule in rules)]
+        return [name for name, _ in self._stacks() if service in self._files_of(name)]
+
+    def _files_of(self, service: str) -> set[str]:
+        """Names of the files that a service's stack is read from. Raises StackError."""
+        names: set[str] = set()
+
+        def read(name: str) -> str:
+            names.add(name.removeprefix(f"{PAM_DIR}/"))
+            return self.read_pam(name)
+
+        read_stack(service, read)
+        return names
 
     def _stacks(self) -> Iterator[tuple[str, list[Rule]]]:
         """Every service whose files can be read."""
@@ -314,14 +324,13 @@ class PamAdmin:
                 f"{service}: nobody would be let in, not with a right code either",
                 hint="the lines of type auth above or below refuse everybody; see: textgate login-test",
             )
-        for name, others in self._stacks():
-            if name != service and any(rule.place.startswith(f"{PAM_DIR}/{service}:") for rule in others):
-                through = read_stack(name, lambda one: text if one == service else self.read_pam(one))
-                if block_count(through) > 1:
-                    raise PamAdminError(
-                        f"{name} goes through {service} and would ask for two codes",
-                        hint=f"textgate pam disable {name}",
-                    )
+        for name in self.services_through(service):
+            through = read_stack(name, lambda one: text if one == service else self.read_pam(one))
+            if block_count(through) > 1:
+                raise PamAdminError(
+                    f"{name} goes through {service} and would ask for two codes",
+                    hint=f"textgate pam disable {name}",
+                )
 
     def enable(
         self,

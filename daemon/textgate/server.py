@@ -33,7 +33,7 @@ from .peercred import peer_credentials
 from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Why, Word, format_reply, parse_request
 from .protocol import VERSION as PROTOCOL_VERSION
 from .session import build_session
-from .verifier import Later, told, where
+from .verifier import Later, refusal_for, told, where
 from .wiring import Services
 
 try:
@@ -233,14 +233,7 @@ class Server:
             self._audit.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
         except Exception as error:
             self.counts.add("fault")
-            self._audit.event(
-                Event.FAULT,
-                "login refused",
-                priority=Priority.ALERT,
-                result="deny",
-                reason=told(error),
-                at=where(error),
-            )
+            return refusal_for(error, self._audit)
         return Reply(Word.DENY, texts.INTERNAL)
 
     def _replier(self, connection: socket.socket, service: str) -> Later:

@@ -331,6 +331,10 @@ class Store:
             if cursor == 0:
                 return
 
+    def forget_secret(self, user_key: str) -> None:
+        """Drop a user's secret and counter, which live in one key; codes under way are dead with them."""
+        self._call(lambda: self._redis.delete(_user_keys(user_key, "-", "")[0]))
+
     def reseal(self, user_key: str, *, former: str, sealed: str) -> bool:
         """Replace a sealed secret by the same one under another key; False if it has changed meanwhile."""
         key = _user_keys(user_key, "-")[0]

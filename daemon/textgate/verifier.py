@@ -12,6 +12,7 @@ import hashlib
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Protocol
 from . import codes, sms, texts
 from .audit import Audit, Event, Priority
 from .config import Config
-from .errors import DirectoryError, StoreUnavailable, TextgateError
+from .errors import DirectoryError, StoreUnavailable, TextgateError, VaultError
 from .gateway_outcomes import Outcome, SendReason, SendResult
 from .limits import Address, Budget, Rules, Scope, budgets, build_rules, micros, source_key
 from .msisdn import Msisdn
@@ -694,15 +695,7 @@ class _Once:
         try:
             reply = make()
         except Exception as error:
-            self._audit.event(
-                Event.FAULT,
-                "login refused",
-                priority=Priority.ALERT,
-                result="deny",
-                reason=told(error),
-                at=where(error),
-            )
-            reply = Reply(Word.DENY, texts.INTERNAL)
+            reply = refusal_for(error, self._audit)
         later(reply)
 
 
@@ -751,6 +744,34 @@ def note_send(audit: Audit, result: SendResult, *, user: str | None, service: st
         cost=result.cost,
         currency=result.currency,
     )
+
+
+def reseal_secrets(store: Store, vault: Vault) -> Counter[str]:
+    """Seal every user's secret with the vault's first key. Those that don't open are left as they are.
+
+    Returns how many were "resealed", "current" already, "changed" meanwhile, "unreadable". Raises StoreUnavailable.
+    """
+    counted: Counter[str] = Counter()
+    for key, sealed in store.sealed_secrets():
+        if vault.is_current(sealed):
+            counted["current"] += 1
+            continue
+        try:
+            secret = vault.open(sealed, user=key, purpose=SECRET_PURPOSE)
+        except VaultError:
+            counted["unreadable"] += 1
+            continue
+        fresh = vault.seal(secret, user=key, purpose=SECRET_PURPOSE)
+        counted["resealed" if store.reseal(key, former=sealed, sealed=fresh) else "changed"] += 1
+    return counted
+
+
+def refusal_for(error: Exception, audit: Audit) -> Reply:
+    """The denial, and the alert, for a login on which something broke that nobody foresaw."""
+    audit.event(
+        Event.FAULT, "login refused", priority=Priority.ALERT, result="deny", reason=told(error), at=where(error)
+    )
+    return Reply(Word.DENY, texts.INTERNAL)
 
 
 def told(error: Exception) -> str:

@@ -339,3 +339,15 @@ def test_faulty_key_file_is_refused_at_a_reload_and_the_former_key_goes_on(
         assert "vault-key" in answer["error"]["message"]
         log_in(daemon, gateway, port=50001 + mode + len(content))
     assert len([event for event in daemon.find("service") if "reload failed" in event["MESSAGE"]]) == 3
+
+
+def test_user_whose_key_is_lost_gets_in_again_once_his_secret_is_forgotten(
+    place: Place, daemon: Textgated, gateway: FakeGatewayAPI
+) -> None:
+    log_in(daemon, gateway)
+    place.write("vault-key", "k2:" + "6b" * 32 + "\n", 0o600)
+    daemon.admin("reload")
+    assert daemon.ask("begin", port=50001) == REFUSED
+    assert daemon.admin("forget", user=USER) == {"v": 1, "ok": True, "result": {"user": USER}}
+    log_in(daemon, gateway, port=50002)
+    assert daemon.admin("forget", user="nosuchuser")["ok"] is False

@@ -37,6 +37,7 @@ MAY_CALL = {
     "last-pass": ({"service"}, "root"),
     "recovery": ({"user"}, "root"),
     "reload": (set(), "root"),
+    "forget": ({"user"}, "root"),
     "reseal": (set(), "root"),
 }
 

@@ -15,10 +15,10 @@ from click.testing import CliRunner, Result
 from textgate import admin_client, cli_pam, way_in
 from textgate.cli import main
 from textgate.errors import DaemonUnavailable
-from textgate.pam_admin import DROP_IN, STATE_DIR, PamAdmin, PamAdminError
+from textgate.pam_admin import STATE_DIR, PamAdmin, PamAdminError
 from textgate.pam_stack import FirstFactor, Rule
 from textgate.policy import Account
-from textgate.sshd_config import wanted
+from textgate.sshd_config import DROP_IN, wanted
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
 COMMON = """\
@@ -119,7 +119,7 @@ def test_enable_tries_the_lines_alone_and_the_resulting_stack(desk: Desk) -> Non
     desk.run("enable", "sudo")
     assert desk.dry_runs[0] is None
     assert desk.dry_runs[1] is not None
-    assert [rule.place for rule in desk.dry_runs[1]][0] == "/etc/pam.d/common-auth:1"
+    assert desk.dry_runs[1][0].place == "/etc/pam.d/common-auth:1"
 
 
 def test_usual_first_factors(desk: Desk) -> None:

@@ -221,6 +221,16 @@ def _two_people(ward: Ward) -> None:
     ward.write("passwd", "alice:x:1000:1000::/:/bin/bash\nbob:x:1001:1001::/:/bin/bash\n")
 
 
+def _staff_required(ward: Ward) -> None:
+    _two_people(ward)
+    ward.options["required"] = 'groups = ["staff"]'
+
+
+def _token_gone(ward: Ward) -> None:
+    (ward.root / "keys/gatewayapi-token").unlink()
+    ward.options["gateway"] = 'auth = "token"'
+
+
 def _nobody_can(ward: Ward) -> None:
     (ward.root / "home/.ssh/authorized_keys").unlink()
 
@@ -242,7 +252,7 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         "credentials", Level.FAILURE, "gatewayapi-secret is missing", "textgate setup",
     ),
     "credential of the other way": (
-        lambda w: ((w.root / "keys/gatewayapi-token").unlink(), w.options.update(gateway='auth = "token"')),
+        _token_gone,
         "credentials", Level.FAILURE, "gatewayapi-token is missing", "textgate setup",
     ),
     "vault key missing": (
@@ -334,7 +344,7 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         "phones", Level.FAILURE, "have no phone: bob", "textgate enrol bob",
     ),
     "required by group, no phone": (
-        lambda w: (_two_people(w), w.options.update(required='groups = ["staff"]')),
+        _staff_required,
         "phones", Level.FAILURE, "have no phone: bob", "textgate enrol bob",
     ),
     "person without a phone": (_two_people, "phones", Level.WARNING, "refused where a code", "textgate enrol bob"),

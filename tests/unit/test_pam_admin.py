@@ -172,9 +172,12 @@ def test_sshd_gets_its_settings_first_and_loses_them_last(
 ) -> None:
     written: list[str] = []
     write = PamAdmin._write
-    monkeypatch.setattr(
-        PamAdmin, "_write", lambda self, path, content: (written.append(path), write(self, path, content))
-    )
+
+    def noted(self: PamAdmin, path: str, content: bytes | None) -> None:
+        written.append(path)
+        write(self, path, content)
+
+    monkeypatch.setattr(PamAdmin, "_write", noted)
     admin.enable("sshd", first_factor, now_at=NOW)
     assert written == [DROP_IN, "/etc/pam.d/sshd"]
     admin.disable("sshd")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from textgate import way_in
+from textgate.accounts import NssAccounts
 from textgate.config import parse_config
 from textgate.pam_stack import FirstFactor, Rule
 from textgate.policy import Account
@@ -112,7 +112,7 @@ def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     phones = tmp_path / "phones"
     phones.write_text("alice: +4520123456\nbob: +4520123457\ngone: +4520123458\n")
     accounts = {"alice": ALICE, "bob": Account("bob", 1001, 1001, frozenset({"bob"})), "gone": None}
-    monkeypatch.setattr(way_in.NssAccounts, "lookup", lambda self, user: accounts[user])
+    monkeypatch.setattr(NssAccounts, "lookup", lambda self, user: accounts[user])
     text = f'[limits]\nallowed_countries = ["DK"]\n[phones]\nfile = "{phones}"\n'
     config = parse_config(text, config_path="x")
     assert [account.name for account in enrolled_admins(config)] == ["alice"]
