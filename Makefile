@@ -15,15 +15,23 @@ DEMO_PACKAGES := gcc libc6-dev libpam0g-dev openssh-client openssh-server passwd
 TEST_PACKAGES := chromium chromium-driver fish gdb groff-base iproute2 man-db mandoc pamtester python3-flask python3-selenium \
 	python3-venv rsync systemd-journal-remote zsh
 
+DEB_PACKAGES := build-essential debhelper dh-python dpkg-dev fakeroot libpam0g-dev pybuild-plugin-pyproject python3-all \
+	python3-setuptools
+SYSTEM_PACKAGES := debootstrap lintian systemd-container
+
 .PHONY: help
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: apt-demo apt-test venv
+.PHONY: apt-demo apt-test apt-deb apt-system venv
 apt-demo:
 	@packaging/ensure-packages $(RUNTIME_PACKAGES) $(DEMO_PACKAGES)
 apt-test:
 	@packaging/ensure-packages $(RUNTIME_PACKAGES) $(DEMO_PACKAGES) $(TEST_PACKAGES)
+apt-deb:
+	@packaging/ensure-packages $(RUNTIME_PACKAGES) $(DEB_PACKAGES)
+apt-system: apt-deb
+	@packaging/ensure-packages $(SYSTEM_PACKAGES)
 
 $(VENV)/.ready: tests/requirements.txt
 	/usr/bin/python3 -m venv --clear --system-site-packages $(VENV)
@@ -63,6 +71,20 @@ integration: venv build-pam ## real sshd, sudo, su and PAM in a mount namespace 
 fix: venv ## let ruff mend what it can
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# --- The package ---
+
+.PHONY: deb deb-check test-system
+deb: apt-deb ## build the Debian package: build/deb
+	@packaging/build-deb
+
+deb-check: apt-system venv ## lintian, same bytes twice, install, upgrade, remove and purge in trees of both releases
+	$(PYTEST) tests/system/test_deb.py
+
+test-system: apt-system venv ## booted Debian 12 and 13 (root): the package, its units, setup, logins, roll back
+	$(PYTEST) tests/system
+
+# --- Looking closer ---
 
 .PHONY: bench sim fuzz
 bench: apt-test venv build-pam ## what textgate costs a login and a machine (root); BENCH=--quick: in a minute

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Tests on booted Debian machines; machines.py says how to use them."""

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""A former build of the package, for upgrades: today's, with an older version and other configuration files."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+VERSION = "0.0.9"
+CHANGED = {"etc/textgate/textgate.toml", "etc/textgate/redis.conf", "etc/pam.d/textgate"}
+LINE = "# A line of the former build.\n"
+
+
+def former_deb(deb: Path, folder: Path) -> Path:
+    """Make it in `folder`, which is to be empty."""
+    tree = folder / "tree"
+    subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    lines = control.read_text().splitlines(keepends=True)
+    control.write_text("".join(f"Version: {VERSION}\n" if line.startswith("Version: ") else line for line in lines))
+    for name in CHANGED:
+        (tree / name).write_text((tree / name).read_text() + LINE)
+    init = tree / "usr/lib/python3/dist-packages/textgate/__init__.py"
+    former = [line for line in init.read_text().splitlines(keepends=True) if not line.startswith("__version__ =")]
+    init.write_text("".join(former) + f'__version__ = "{VERSION}"\n')
+    made = folder / deb.name.replace(deb.name.split("_")[1], VERSION)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, made], check=True, stdout=subprocess.DEVNULL)
+    return made

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""`textgate doctor` on booted machines: a healthy one, and one with something wrong in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from system.doors import Doors
+from system.machines import Machine
+from system.setting import ALICE, Gateway
+
+SERVICES = ("sshd", "sudo", "sudo-i")
+
+
+@pytest.fixture(scope="module")
+def _doors(_machine: tuple[Machine, Gateway]) -> Iterator[Doors]:
+    """alice and root have phones; the people of the load are none that log in."""
+    machine, gateway = _machine
+    doors = Doors.prepare(machine, gateway)
+    machine.run("for n in $(getent passwd | grep -o '^load[0-9]*'); do userdel $n; done")
+    machine.run("sed -i '/^load/d' /etc/textgate/phones")
+    machine.run("echo 'LoginGraceTime 10m' >/etc/ssh/sshd_config.d/grace.conf && systemctl reload ssh")
+    for service in SERVICES:
+        machine.run(["textgate", "pam", "enable", service])
+    yield doors
+
+
+@pytest.fixture
+def machine(_machine: tuple[Machine, Gateway], _doors: Doors) -> Machine:
+    return _machine[0]
+
+
+def examine(machine: Machine) -> tuple[int, list[dict[str, Any]]]:
+    """Exit status, and all findings that are not "ok"."""
+    done = machine.run(["textgate", "doctor", "--json"], check=False)
+    report = json.loads(done.stdout)
+    return done.status, [row for row in report["findings"] if row["level"] != "ok"]
+
+
+def test_healthy_machine(machine: Machine) -> None:
+    assert examine(machine) == (0, [])
+    shown = machine.run(["textgate", "doctor"]).stdout
+    for words in (
+        "closed to others", "what PAM runs is root's alone", "textgated 0.", "writes each change to the disk",
+        "no others", "takes our credentials", "left", "agrees with the gateway's", "2 users with a phone",
+        "sshd asks for a code, and there is no way around it", "takes no password by itself", "LoginGraceTime 600",
+        "asks nothing again for 15 minutes",
+    ):  # fmt: skip
+        assert words in shown, words
+
+
+# What is done, how it is undone, the check that notices, and its level.
+BROKEN = {
+    "daemon": (
+        "systemctl stop textgated.service textgated.socket textgated-admin.socket",
+        "systemctl start textgated.socket textgated-admin.socket textgated.service",
+        {"socket", "daemon"},
+        "failure",
+    ),
+    "redis": ("systemctl stop textgate-redis", "systemctl start textgate-redis", {"redis"}, "failure"),
+    "gateway": ("systemctl stop fake-gatewayapi", "systemctl start fake-gatewayapi", {"gateway"}, "failure"),
+    "credential": (
+        "chmod 0644 /etc/textgate/credentials/vault-key",
+        "chmod 0600 /etc/textgate/credentials/vault-key",
+        {"credentials"},
+        "failure",
+    ),
+    "block": (
+        "sed -i 's/success=5/success=4/' /etc/pam.d/textgate",
+        "sed -i 's/success=4/success=5/' /etc/pam.d/textgate",
+        {"pam"},
+        "failure",
+    ),
+    "module": (
+        "cd /usr/lib/*/security && mv pam_textgate.so away.so",
+        "cd /usr/lib/*/security && mv away.so pam_textgate.so",
+        {"files", "pam"},
+        "failure",
+    ),
+    "order": (
+        "sed -i '1i auth sufficient pam_permit.so' /etc/pam.d/sudo",
+        "sed -i 1d /etc/pam.d/sudo",
+        {"pam"},
+        "failure",
+    ),
+    "sshd": (
+        "echo 'PasswordAuthentication yes' >/etc/ssh/sshd_config.d/00-a.conf",
+        "rm /etc/ssh/sshd_config.d/00-a.conf",
+        {"sshd"},
+        "failure",
+    ),
+    "grace": (
+        "echo 'LoginGraceTime 60' >/etc/ssh/sshd_config.d/00-a.conf",
+        "rm /etc/ssh/sshd_config.d/00-a.conf",
+        {"sshd"},
+        "warning",
+    ),
+    "sudo": (
+        "echo 'Defaults timestamp_timeout=-1' >/etc/sudoers.d/a",
+        "rm /etc/sudoers.d/a",
+        {"sudo"},
+        "warning",
+    ),
+    "nopasswd": (
+        "echo 'alice ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/a",
+        "rm /etc/sudoers.d/a",
+        {"sudo"},
+        "warning",
+    ),
+    "person": ("useradd -s /bin/bash carol", "userdel carol", {"phones"}, "warning"),
+    "try": ("textgate pam try login", "textgate pam disable login", {"pam"}, "warning"),
+}
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_what_is_broken_is_found(machine: Machine, name: str) -> None:
+    breaks, mends, checks, level = BROKEN[name]
+    machine.run(breaks)
+    try:
+        status, found = examine(machine)
+        assert {row["check"] for row in found} == checks
+        assert {row["level"] for row in found} == {level}
+        assert status == {"warning": 6, "failure": 1}[level]
+        assert all(row["remedy"] for row in found)
+    finally:
+        machine.run(mends)
+        machine.wait_until("textgate status", within_s=30)
+
+
+def test_broken_configuration_is_told_with_its_line(machine: Machine) -> None:
+    machine.run("sed -i.bak '1i nonsense = 1' /etc/textgate/textgate.toml")
+    try:
+        _, found = examine(machine)
+        assert [(row["check"], "nonsense" in row["message"]) for row in found] == [("config", True)]
+    finally:
+        machine.run("mv /etc/textgate/textgate.toml.bak /etc/textgate/textgate.toml")
+
+
+def test_who_is_not_root_is_told_to_be(machine: Machine) -> None:
+    done = machine.run(["textgate", "doctor"], user=ALICE, check=False)
+    assert done.status == 1
+    assert "Traceback" not in done.stderr

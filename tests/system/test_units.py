@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""The units of the package on booted machines: how they start, what they may do, and what they come back from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from system.conftest import LOAD_PEOPLE
+from system.machines import Machine
+from system.setting import KEYS, RESTART, Gateway, Load, helper, log_in
+
+UNITS = ("textgated.service", "textgated.socket", "textgated-admin.socket", "textgate-redis.service")
+DROP_IN = "/run/systemd/system/textgated.service.d/test.conf"
+EXPOSURE_AT_MOST = 1.2
+STATE = "/var/lib/textgate/redis"
+BACK_WITHIN_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def working(machine: Machine, gateway: Gateway) -> Iterator[None]:
+    """Each test leaves a machine behind in which one can log in, without anybody's help."""
+    yield
+    machine.run(f"rm -rf {DROP_IN} /etc/credstore.encrypted && systemctl daemon-reload")
+    for left_over in ("/var", "/mnt", STATE):
+        machine.run(["umount", left_over], check=False)
+    wait_until_all_run(machine)
+    assert log_in(machine, gateway, login=9000).status == 0
+
+
+def wait_until_all_run(machine: Machine) -> None:
+    # One by one: is-active is content with any of several units.
+    for unit in UNITS:
+        machine.wait_until(["systemctl", "is-active", "-q", unit], within_s=BACK_WITHIN_S)
+
+
+def main_pid(machine: Machine) -> str:
+    pid = machine.property("textgated.service", "MainPID")
+    assert pid != "0"
+    return pid
+
+
+# --- As installed ---
+
+
+def test_units_run_and_let_in_with_the_texted_code(machine: Machine, gateway: Gateway) -> None:
+    assert machine.run(["systemctl", "is-active", *UNITS]).stdout.split() == ["active"] * len(UNITS)
+    asked = helper(machine, "begin", login=1)
+    assert asked.status == 1  # "ask": never a success by itself
+    wrong = helper(machine, "check", "000000", login=1)
+    assert wrong.status == 1
+    assert log_in(machine, gateway, login=2).status == 0
+    assert machine.run("systemctl --failed --no-legend").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "mode_and_owner"),
+    [
+        ("/run/textgate", "755 root:root"),
+        ("/run/textgate/auth.sock", "600 root:root"),
+        ("/run/textgate/admin.sock", "660 root:textgate-admin"),
+        ("/run/textgate-redis", "2710 textgate-redis:textgate"),
+        ("/run/textgate-redis/redis.sock", "660 textgate-redis:textgate"),
+        (STATE, "700 textgate-redis:textgate-redis"),
+        ("/etc/textgate/credentials", "700 root:root"),
+        ("/etc/textgate/credentials/vault-key", "600 root:root"),
+    ],
+)
+def test_files_belong_to_those_who_need_them(machine: Machine, path: str, mode_and_owner: str) -> None:
+    assert machine.run(["stat", "-c", "%a %U:%G", path]).stdout.strip() == mode_and_owner
+
+
+@pytest.mark.parametrize("unit", ["textgated.service", "textgate-redis.service"])
+def test_exposure_is_low(machine: Machine, unit: str) -> None:
+    shown = machine.run(["systemd-analyze", "security", "--no-pager", unit], check=False).stdout
+    found = re.search(r"Overall exposure level for .*: ([0-9.]+)", shown)
+    assert found is not None, shown
+    assert float(found[1]) <= EXPOSURE_AT_MOST, shown
+
+
+def test_redis_does_what_textgate_does_and_nothing_else(machine: Machine, gateway: Gateway) -> None:
+    # A second user, for this test alone, sees whether anything of textgate's was refused.
+    former = machine.read("/etc/textgate/redis.conf")
+    machine.write("/etc/textgate/redis.conf", former + "user auditor on nopass ~* &* +@all\n")
+    machine.run(RESTART)
+    machine.run(["textgate", "status"])
+    assert log_in(machine, gateway, login=10).status == 0
+    assert helper(machine, "check", "000000", login=10).status == 1
+    machine.run(["textgate", "unlock", "alice"])
+    machine.run(["textgate", "recovery", "alice"])
+    machine.run(["textgate", "keys", "reseal"])
+    cli = ["redis-cli", "-s", "/run/textgate-redis/redis.sock"]
+    log = machine.run([*cli, "--user", "auditor", "--pass", "x", "--no-auth-warning", "ACL", "LOG"]).stdout
+    refused = set(re.findall(r"object\n.*?([a-z|]+)\n", log))
+    machine.write("/etc/textgate/redis.conf", former)
+    machine.run(RESTART)
+    # redis-py of Debian 13 says its name and version when it connects, and goes on when it may not.
+    assert refused <= {"client|setinfo"}, log
+    for command in ("FLUSHALL", "KEYS *", "CONFIG SET appendonly no", "SHUTDOWN NOSAVE", "EVAL 1 0", "GET x"):
+        assert machine.run([*cli, *command.split()]).stdout.startswith("NOPERM"), command
+
+
+def test_redis_keeps_what_it_promised_over_a_crash(machine: Machine, gateway: Gateway) -> None:
+    helper(machine, "begin", login=20)
+    code = gateway.code("4512345601")
+    for is_right in (True, False):  # what was begun goes on; what was used up stays so
+        machine.run(["kill", "-KILL", machine.property("textgate-redis.service", "MainPID")])
+        machine.wait_until(["test", "-e", "/run/textgate-redis/redis.sock"])
+        machine.wait_until(["redis-cli", "-s", "/run/textgate-redis/redis.sock", "-e", "PING"])
+        assert (helper(machine, "check", code, login=20).status == 0) is is_right
+    # With too few rights for its own file it would have lost some of that, and said so here.
+    assert "CRITICAL" not in machine.journal("-b", "-u", "textgate-redis.service")
+
+
+# --- Credentials ---
+
+
+@pytest.fixture
+def credentials(machine: Machine) -> Iterator[str]:
+    """The folder of the credentials, which is as before afterwards."""
+    folder = "/etc/textgate/credentials"
+    former = machine.read("/etc/textgate/textgate.toml")
+    machine.run(f"cp -a {folder} /root/kept")
+    yield folder
+    machine.run(f"rm -rf {folder} {DROP_IN} && mv /root/kept {folder} && systemctl daemon-reload")
+    machine.write("/etc/textgate/textgate.toml", former)
+    machine.run(RESTART)
+
+
+def test_token_alone_is_enough_where_the_configuration_says_so(
+    machine: Machine, gateway: Gateway, credentials: str
+) -> None:
+    former = machine.read("/etc/textgate/textgate.toml")
+    machine.run(f"rm {credentials}/gatewayapi-*")
+    machine.write(f"{credentials}/gatewayapi-token", KEYS["token"], mode=0o600)
+    machine.write("/etc/textgate/textgate.toml", former.replace("[gateway]", '[gateway]\nauth = "token"'))
+    machine.run(RESTART)
+    assert log_in(machine, gateway, login=30).status == 0
+
+
+def test_credentials_may_be_encrypted(machine: Machine, gateway: Gateway, credentials: str) -> None:
+    machine.run("install -d -m 0700 /etc/credstore.encrypted && systemd-creds setup 2>&1")
+    for name in ("vault-key", "gatewayapi-key", "gatewayapi-secret"):
+        target = f"/etc/credstore.encrypted/textgate.{name}"
+        machine.run(["systemd-creds", "encrypt", f"--name={name}", f"{credentials}/{name}", target])
+    machine.run(["rm", "-r", credentials])
+    machine.run(f"mkdir -p {DROP_IN.rpartition('/')[0]}")
+    machine.run(f"cp /usr/share/doc/textgate/examples/credentials-encrypted.conf {DROP_IN}")
+    machine.run(["systemctl", "daemon-reload"])
+    # Sockets and all, as after a boot: their conditions look for the encrypted files too.
+    machine.run(["systemctl", "stop", *UNITS])
+    machine.run(["systemctl", "start", *UNITS])
+    assert log_in(machine, gateway, login=40).status == 0
+
+
+# --- Restarts ---
+
+
+def test_restart_under_load_loses_no_login(machine: Machine) -> None:
+    with Load.start(machine, at_once=LOAD_PEOPLE) as load:
+        for _ in range(3):
+            machine.run(["systemctl", "restart", "textgated.service"])
+        result = load.result()
+    assert result["failed"] == []
+    assert result["passed"] > 2 * LOAD_PEOPLE
+
+
+def test_restart_of_daemon_and_redis_under_load_loses_no_login(machine: Machine) -> None:
+    with Load.start(machine, at_once=LOAD_PEOPLE) as load:
+        for _ in range(3):
+            machine.run(RESTART)
+        result = load.result()
+    assert result["failed"] == []
+    assert result["passed"] > 2 * LOAD_PEOPLE
+
+
+def test_login_starts_a_stopped_daemon(machine: Machine, gateway: Gateway) -> None:
+    machine.run(["systemctl", "stop", "textgated.service"])
+    assert log_in(machine, gateway, login=50).status == 0
+
+
+def test_reload_keeps_the_daemon_and_a_faulty_file_keeps_the_old_one(machine: Machine, gateway: Gateway) -> None:
+    pid, former = main_pid(machine), machine.read("/etc/textgate/textgate.toml")
+    machine.write("/etc/textgate/textgate.toml", former + "\n[limits]\n")
+    machine.run(["systemctl", "reload", "textgated"])
+    machine.wait_until("journalctl -q -b -u textgated | grep -q 'reload failed'")
+    answer = log_in(machine, gateway, login=60)
+    machine.write("/etc/textgate/textgate.toml", former)
+    machine.run(["systemctl", "reload", "textgated"])
+    assert answer.status == 0
+    assert main_pid(machine) == pid
+
+
+def test_watchdog_ends_a_hung_daemon_and_the_next_login_works(machine: Machine, gateway: Gateway) -> None:
+    pid = main_pid(machine)
+    machine.run(["kill", "-STOP", pid])
+    assert helper(machine, "begin", login=70).status == 1
+    machine.wait_until(f'[ "$(systemctl show --value -p MainPID textgated)" != {pid} ]', within_s=40)
+    machine.wait_until(["systemctl", "is-active", "-q", "textgated.service"])
+    assert "watchdog" in machine.journal("-b", "-u", "textgated.service").lower()
+    assert log_in(machine, gateway, login=71).status == 0
+
+
+def test_faulty_configuration_refuses_until_it_is_mended(machine: Machine, gateway: Gateway) -> None:
+    former = machine.read("/etc/textgate/textgate.toml")
+    machine.write("/etc/textgate/textgate.toml", "no = toml = at all\n")
+    # Without --no-block this would wait for a start that never comes.
+    machine.run(["systemctl", "--no-block", "restart", "textgated.service"])
+    refused = helper(machine, "begin", login=80)
+    machine.write("/etc/textgate/textgate.toml", former)
+    assert refused.status == 1
+    # Nobody restarts anything: systemd tries again, and the sockets were there all the time.
+    machine.wait_until(["systemctl", "is-active", "-q", "textgated.service"])
+    assert log_in(machine, gateway, login=81).status == 0
+
+
+# --- What runs out ---
+
+
+def test_full_disk_refuses_and_recovers(machine: Machine, gateway: Gateway) -> None:
+    machine.run(["systemctl", "stop", "textgated.service", "textgate-redis.service"])
+    owner = machine.run(["stat", "-c", "uid=%u,gid=%g", STATE]).stdout.strip()
+    machine.run(f"mount -t tmpfs -o size=2m,mode=700,{owner} tmpfs {STATE}")
+    machine.run(RESTART)
+    helper(machine, "begin", login=90)
+    code = gateway.code("4512345601")
+    machine.run(f"head -c 4M /dev/zero >{STATE}/filler", check=False)
+    answers = [helper(machine, "check", code, login=90), helper(machine, "begin", login=91)]
+    answers.append(helper(machine, "check", code, login=90))
+    text_count = len(gateway.texts("4512345601"))
+    machine.run(f"rm {STATE}/filler")
+    assert [answer.status for answer in answers] == [1, 1, 1]
+    machine.wait_until(["systemctl", "is-active", "-q", "textgate-redis.service"])
+    machine.wait_until(["textgate", "status"])
+    assert log_in(machine, gateway, login=92).status == 0
+    assert len(gateway.texts("4512345601")) == text_count + 1
+    machine.run(["systemctl", "stop", "textgated.service", "textgate-redis.service"])
+    machine.run(["umount", STATE])
+    machine.run(RESTART)
+
+
+def test_read_only_var_refuses_and_recovers(machine: Machine, gateway: Gateway) -> None:
+    helper(machine, "begin", login=100)
+    code = gateway.code("4512345601")
+    machine.run(["systemctl", "stop", "textgated.service", "textgate-redis.service"])
+    machine.run("mount --bind /var /mnt && mount -o remount,bind,ro /mnt && mount --bind /mnt /var")
+    machine.run(RESTART, check=False)
+    answers = [helper(machine, "check", code, login=100), helper(machine, "begin", login=101)]
+    machine.run("umount /var /mnt")
+    assert [answer.status for answer in answers] == [1, 1]
+    wait_until_all_run(machine)
+    assert helper(machine, "check", code, login=100).status == 0
+
+
+def test_no_file_descriptors_refuses_and_recovers(machine: Machine, gateway: Gateway) -> None:
+    helper(machine, "begin", login=110)
+    code = gateway.code("4512345601")
+    pid = main_pid(machine)
+    prlimit = ["setpriv", "--reuid=textgate", "--regid=textgate", "--clear-groups", "prlimit", f"--pid={pid}"]
+    machine.run([*prlimit, "--nofile=8:"])  # more are open already
+    # One question: it waits for ten seconds, and after fifteen the watchdog would end this daemon, too.
+    answer = helper(machine, "check", code, login=110)
+    machine.run([*prlimit, "--nofile=1024:"])
+    assert answer.status == 1
+    assert log_in(machine, gateway, login=112).status == 0
+    assert main_pid(machine) == pid
