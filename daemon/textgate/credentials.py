@@ -43,6 +43,8 @@ def load_credential(
     if directory.startswith("/"):
         path = str(Path(directory) / name)
         content = _read(path, None)
+        if content is not None and not content.strip():  # the unit's stand-in for a file that isn't there
+            raise CredentialError(f"{name}: is not set: {fallback_path} is missing or empty", hint="textgate setup")
         if content is not None:
             return _secret(path, content)
     owners = _usual_owners() if trusted_uids is None else trusted_uids

@@ -230,7 +230,7 @@ def _redis(machine: Machine) -> Iterator[Finding]:
         return
     store = machine.status["store"]
     if not store["is_up"]:
-        yield Finding("redis", Level.FAILURE, f"can't be used: {store['error']}", "systemctl restart textgate-redis")
+        yield Finding("redis", Level.FAILURE, f"can't be used: {store['error']}", "systemctl restart textgated textgate-redis")
         return
     yield Finding("redis", Level.OK, f"{store['version']} answers")
     if store["is_durable"]:
@@ -256,7 +256,7 @@ def _redis_rights(machine: Machine) -> Iterator[Finding]:
     if answer.startswith("-NOPERM"):
         yield Finding("redis", Level.OK, "allows the commands that textgate uses and no others")
     elif not answer.startswith("-NOAUTH"):
-        remedy = "take the rules for `user default` from /usr/share/textgate/redis.conf"
+        remedy = "systemctl restart textgated textgate-redis"
         yield Finding("redis", Level.WARNING, "allows whoever reaches its socket any command", remedy)
 
 

@@ -75,7 +75,14 @@ def test_file_is_read_if_systemd_passed_others(fallback: Path, systemd: Path) ->
     assert load_credential(NAME, str(fallback), environ={"CREDENTIALS_DIRECTORY": str(systemd)}).reveal() == WORD
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"\xff" + WORD.encode(), b"x" * (MAX_BYTES + 1)])
+@pytest.mark.parametrize("content", [b"", b"\n"])
+def test_empty_credential_of_systemd_stands_for_a_missing_file(fallback: Path, systemd: Path, content: bytes) -> None:
+    _put(systemd / NAME, content)
+    error = _refusal(fallback, f"{NAME}: is not set: ", CREDENTIALS_DIRECTORY=str(systemd))
+    assert (str(fallback) in error.message, error.hint) == (True, "textgate setup")
+
+
+@pytest.mark.parametrize("content", [b"\xff" + WORD.encode(), b"x" * (MAX_BYTES + 1)])
 def test_bad_credential_of_systemd_does_not_fall_back(fallback: Path, systemd: Path, content: bytes) -> None:
     _put(systemd / NAME, content)
     error = _refusal(fallback, ": is ", CREDENTIALS_DIRECTORY=str(systemd))
