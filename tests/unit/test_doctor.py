@@ -37,6 +37,8 @@ STATUS: dict[str, Any] = {
     "gateway": {"is_up": True, "reason": "accepted", "credit": "25.00", "currency": "DKK", "clock_skew_s": 0.4},
 }
 
+RESTART = "systemctl restart textgated textgate-redis"
+
 
 class Redis:
     """Answers each line with the next answer."""
@@ -299,13 +301,13 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     ),
     "redis away": (
         lambda w: _set(w, store_is_up=False, store_error="no connection"),
-        "redis", Level.FAILURE, "no connection", "systemctl restart textgated textgate-redis",
+        "redis", Level.FAILURE, "no connection", RESTART,
     ),
     "redis forgets": (
         lambda w: _set(w, store_is_durable=False), "redis", Level.WARNING, "write each change", "appendfsync always",
     ),
     "redis lets do anything": (
-        lambda w: setattr(w.redis, "answer", b"*0\r\n"), "redis", Level.WARNING, "any command", "systemctl restart textgated textgate-redis",
+        lambda w: setattr(w.redis, "answer", b"*0\r\n"), "redis", Level.WARNING, "any command", RESTART,
     ),
     "redis open": (
         lambda w: (w.root / "redis.sock").chmod(0o666), "redis", Level.FAILURE, "open to others", "chmod 0660",
