@@ -95,8 +95,6 @@ class Context:
 def command(function: F) -> F:
     """Give a command --json behind its name too, and turn our exceptions into messages and exit codes."""
 
-    @click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")
-    @click.pass_obj
     @functools.wraps(function)
     def run(context: Context, *arguments: Any, is_json_here: bool, **options: Any) -> None:
         context.is_json = context.is_json or is_json_here
@@ -105,7 +103,10 @@ def command(function: F) -> F:
         except TextgateError as error:
             fail(context, error)
 
-    return run  # type: ignore[return-value]
+    untyped: Any = run  # click's types differ from release to release
+    json_option = click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")
+    described: F = json_option(click.pass_obj(untyped))
+    return described
 
 
 def fail(context: Context, error: TextgateError) -> NoReturn:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +51,7 @@ class Desk:
         self.write("etc/ssh/sshd_config", "Include /etc/ssh/sshd_config.d/*.conf\n")
         config = self.write("textgate.toml", '[limits]\nallowed_countries = ["DK"]\n')
         self.base = ["--config", str(config)]
-        monkeypatch.setattr(cli_pam.os, "geteuid", lambda: 0)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(cli_pam, "PamAdmin", lambda: PamAdmin(str(root), self.run_command))
         monkeypatch.setattr(cli_pam, "dry_run", self.dry_run)
         monkeypatch.setattr(admin_client, "call", self.call)
@@ -160,7 +161,7 @@ def test_gateway_that_cannot_be_asked_is_taken_at_the_word_of_the_enrolment(desk
 
 
 def test_only_root_may(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_pam.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for words in (["enable", "sudo"], ["try", "sudo"], ["disable", "sudo"], ["confirm"], ["status"]):
         refused = desk.run(*words)
         assert refused.exit_code == 1
