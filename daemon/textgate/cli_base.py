@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -105,8 +105,8 @@ def command(function: F) -> F:
 
     untyped: Any = run  # click's types differ from release to release
     json_option = click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")
-    described: F = json_option(click.pass_obj(untyped))
-    return described
+    described: Any = json_option(click.pass_obj(untyped))
+    return cast(F, described)
 
 
 def fail(context: Context, error: TextgateError) -> NoReturn:
