@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .accounts import NssAccounts
 from .config import Config
-from .directory import read_phones
+from .directory import build_directory, read_phones
 from .pam_stack import FirstFactor, Rule
 from .policy import Account
 
@@ -96,16 +96,15 @@ def is_admin(account: Account) -> bool:
     return account.uid == 0 or not account.groups.isdisjoint(ADMIN_GROUPS)
 
 
-def enrolled_admins(config: Config) -> list[Account]:
-    """The administrators who have a phone. Raises DirectoryError, or AccountsError."""
-    accounts = NssAccounts()
-    users = read_phones(config.phones.file, config.phones.default_region).numbers if _has_file(config) else {}
-    found = [accounts.lookup(user) for user in users]
-    return [account for account in found if account is not None and is_admin(account)]
-
-
-def _has_file(config: Config) -> bool:
-    return "file" in config.phones.sources and Path(config.phones.file).exists()
+def enrolled_admins(config: Config, logins: Logins | None = None) -> list[Account]:
+    """The administrators who have a phone, wherever numbers come from. Raises DirectoryError, or AccountsError."""
+    phones, accounts = config.phones, NssAccounts()
+    if "file" in phones.sources and not Path(phones.file).exists():
+        return []  # nobody's number can be known, and the daemon refuses everybody
+    users = read_phones(phones.file, phones.default_region).numbers if "file" in phones.sources else ()
+    found = [accounts.lookup(user) for user in dict.fromkeys([*users, *(logins or Logins()).people()])]
+    directory = build_directory(phones, accounts)
+    return [one for one in found if one is not None and is_admin(one) and directory.lookup(one.name) is not None]
 
 
 def ssh_obstacles(

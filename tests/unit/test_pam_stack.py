@@ -174,6 +174,7 @@ OPEN = {
         "auth [success=1 default=ignore] pam_exec.so seteuid /usr/libexec/textgate/pam-helper check\n"
         "auth required pam_permit.so\n", 3,
     ),
+    "broken off prompt jumps to the end": ("@include hasty\n", None),
     "optional block": ("auth required pam_unix.so\nauth optional pam_textgate.so ask\n", 1),
     "reset below": ("auth substack wrapped\nauth required pam_permit.so\n", None),
     "no block at all": ("auth required pam_permit.so\n", 1),
@@ -192,6 +193,7 @@ def test_known_ways_around_are_found_and_named(name: str) -> None:
         rules_of(
             text,
             loose="auth sufficient pam_unix.so\nauth required pam_deny.so\n",
+            hasty=BLOCK.replace("default=die]  pam_textgate.so ask", "default=7] pam_textgate.so ask", 1),
             wrapped=re.sub(r"(?m)^auth requisite +(pam_textgate.so deny)", r"auth [default=reset] \1", BLOCK),
         )
     )

@@ -112,14 +112,23 @@ def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     phones = tmp_path / "phones"
     phones.write_text("alice: +4520123456\nbob: +4520123457\ngone: +4520123458\n")
     accounts = {"alice": ALICE, "bob": Account("bob", 1001, 1001, frozenset({"bob"})), "gone": None}
-    monkeypatch.setattr(NssAccounts, "lookup", lambda self, user: accounts[user])
+    monkeypatch.setattr(NssAccounts, "lookup", lambda self, user: accounts.get(user))
+    nobody_else = Logins(passwd_file="/nonexistent")
     text = f'[limits]\nallowed_countries = ["DK"]\n[phones]\nfile = "{phones}"\n'
     config = parse_config(text, config_path="x")
-    assert [account.name for account in enrolled_admins(config)] == ["alice"]
+    phones.chmod(0o640)
+    assert [account.name for account in enrolled_admins(config, nobody_else)] == ["alice"]
     phones.unlink()
-    assert enrolled_admins(config) == []
+    assert enrolled_admins(config, nobody_else) == []
     assert is_admin(ROOT)
     assert not is_admin(Account("bob", 1001, 1001, frozenset({"bob", "audio"})))
+
+
+def test_administrators_whose_number_is_in_gecos(logins: Logins, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_phone = Account("alice", 1000, 1000, frozenset({"sudo"}), gecos="Alice,,,+45 20 12 34 56")
+    monkeypatch.setattr(NssAccounts, "lookup", lambda self, user: with_phone if user == "alice" else ROOT)
+    config = parse_config('[limits]\nallowed_countries = ["DK"]\n[phones]\nsources = ["gecos"]\n', config_path="x")
+    assert [account.name for account in enrolled_admins(config, logins)] == ["alice"]
 
 
 def test_empty_passwords_are_taken_by_nullok_alone() -> None:
