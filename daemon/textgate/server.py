@@ -76,9 +76,9 @@ class Server:
         self._listeners = listeners
         self._services = services
         self._audit = audit
-        # A quarter for those who begin, the rest for those who have typed a code and wait at the prompt: under load
+        # An eighth for those who begin, the rest for those who have typed a code and wait at the prompt: under load
         # the former must not take all of Python's time.
-        begin_count = max(1, config.workers // 4)
+        begin_count = max(1, config.workers // 8)
         check_count = config.workers - begin_count
         self._workers = Dispatcher(threads=begin_count, waiting=config.queue + check_count, name="begin")
         self._checkers = Dispatcher(threads=max(1, check_count), waiting=config.queue, name="check")
