@@ -397,6 +397,16 @@ class _Watchdog:
 # --- Start ---
 
 
+def stay_on_one_cpu() -> None:
+    """Let all threads to come run on one CPU, the last of those allowed.
+
+    Python runs one thread at a time anyway; on several CPUs they wake each other across them, which under load costs
+    as much again as the logins themselves (docs/performance.md). Where it isn't allowed, the unit does it instead.
+    """
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def open_listeners(config: DaemonConfig) -> Listeners:
     """The sockets that systemd passed, named auth and admin; without any, sockets of our own.
 
@@ -502,6 +512,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(config_path: str, audit: Audit) -> None:
     memory.keep_private()  # before there is anything to keep
+    stay_on_one_cpu()
     config: Config = wiring.load_config(config_path)
     services = wiring.build_services(config, audit, os.environ)
     listeners = open_listeners(config.daemon)

@@ -1166,3 +1166,12 @@ def test_daemon_that_is_stuck_is_not_healthy() -> None:
     for age_s, is_healthy in ((None, True), (server_module.STUCK_S - 5, True), (server_module.STUCK_S + 1, False)):
         server._under_way = {} if age_s is None else {1: time.monotonic() - age_s, 2: time.monotonic()}
         assert server._is_healthy() is is_healthy
+
+
+def test_daemon_stays_on_one_cpu(place: Place) -> None:
+    """However many there are: Python uses one at a time, and its threads would only wake each other across them."""
+    with place.run() as daemon:
+        daemon.ask("begin")
+        tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
+        allowed = {frozenset(os.sched_getaffinity(int(task.name))) for task in tasks}
+        assert allowed == {frozenset({max(os.sched_getaffinity(0))})}
