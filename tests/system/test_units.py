@@ -80,6 +80,11 @@ def test_exposure_is_low(machine: Machine, unit: str) -> None:
     assert float(found[1]) <= EXPOSURE_AT_MOST, shown
 
 
+def test_daemon_stays_on_one_cpu(machine: Machine) -> None:
+    shown = machine.run(["taskset", "-acp", main_pid(machine)]).stdout.splitlines()
+    assert {line.rpartition(": ")[2].isdecimal() for line in shown} == {True}, shown
+
+
 def test_redis_does_what_textgate_does_and_nothing_else(machine: Machine, gateway: Gateway) -> None:
     # A second user, for this test alone, sees whether anything of textgate's was refused.
     former = machine.read("/etc/textgate/redis.conf")
