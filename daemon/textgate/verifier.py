@@ -41,6 +41,8 @@ NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
 
 # What gets the reply of a step that may have to wait.
 Later = Callable[[Reply], None]
+# Such a step: gives its reply, or None if it is going to call with it.
+Step = Callable[[Later], Reply | None]
 
 # Ends of a text that mean "the gateway is away", for which [failmode] may let in. A refusal that is about the user,
 # the number or the account is none of them: nobody may open a door by running the account dry.
@@ -194,46 +196,31 @@ class Verifier:
 
     def begin(self, session: Session) -> Reply:
         """First step: SKIP if no code is needed, ASK with a text on its way, or DENY."""
-        return _waited(lambda later: self.begin_later(session, later))
+        return _waited(lambda later: self._begin(session, later))
 
     def begin_later(self, session: Session, later: Later) -> None:
         """As `begin`, but calls `later` with the reply, once, on whichever thread has it; nobody waits for that.
 
         Raises what keeps it from a reply, and then does not call.
         """
-        reply = self._begin(session, later)
-        if reply is not None:
-            later(reply)
+        _deliver(lambda later: self._begin(session, later), later)
 
     def check(self, session: Session, untrusted_code: Secret) -> Reply:
         """Second step: PASS for the right code of this very session, else DENY. Every rule is looked at again."""
-        return _waited(lambda later: self.check_later(session, untrusted_code, later))
+        return self.check_attempt(self._resolve_check(session, untrusted_code), untrusted_code)
 
     def check_later(self, session: Session, untrusted_code: Secret, later: Later) -> None:
         """As `check`, in the manner of `begin_later`."""
-        reply = self._check(self._resolve_check(session, untrusted_code), untrusted_code, later)
-        if reply is not None:
-            later(reply)
+        attempt = self._resolve_check(session, untrusted_code)
+        _deliver(lambda later: self._check(attempt, untrusted_code, later), later)
 
     def begin_attempt(self, attempt: Attempt) -> Reply:
         """Open a challenge for an attempt whose rules were looked at, and text its code."""
-
-        def begin(later: Later) -> None:
-            reply = self._open_and_text(attempt, later)
-            if reply is not None:
-                later(reply)
-
-        return _waited(begin)
+        return _waited(lambda later: self._open_and_text(attempt, later))
 
     def check_attempt(self, attempt: Attempt, untrusted_code: Secret) -> Reply:
         """Compare a code for an attempt; an empty one asks for a new text."""
-
-        def check(later: Later) -> None:
-            reply = self._check(attempt, untrusted_code, later)
-            if reply is not None:
-                later(reply)
-
-        return _waited(check)
+        return _waited(lambda later: self._check(attempt, untrusted_code, later))
 
     # In what follows a reply of None means that `later` will be called with it.
 
@@ -699,10 +686,17 @@ class _Once:
         later(reply)
 
 
-def _waited(start: Callable[[Later], None]) -> Reply:
-    """Start something that calls with a reply, and wait for it."""
+def _deliver(step: Step, later: Later) -> None:
+    """Run a step and call `later` with its reply, unless the step does so itself."""
+    reply = step(later)
+    if reply is not None:
+        later(reply)
+
+
+def _waited(step: Step) -> Reply:
+    """Run a step and wait for its reply."""
     answered: Future[Reply] = Future()
-    start(answered.set_result)
+    _deliver(step, answered.set_result)
     return answered.result()
 
 
