@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import importlib.util
 import json
@@ -275,8 +276,14 @@ def opaque_ids(data: bytes) -> None:
     assert client._opened(_SEALER, sealed) == {"user": text[:NAME_MAX_LENGTH]}
     at = len(text) % len(sealed)
     forged = sealed[:at] + ("A" if sealed[at] != "A" else "B") + sealed[at + 1 :]
-    if base64.urlsafe_b64decode(forged) != base64.urlsafe_b64decode(sealed):  # the last bits of base64 may differ
+    if _from_base64(forged) != _from_base64(sealed):  # the last bits of base64 may differ
         assert client._opened(_SEALER, forged) is None
+
+
+def _from_base64(text: str) -> bytes | None:
+    with contextlib.suppress(binascii.Error):  # a letter in place of the padding
+        return base64.urlsafe_b64decode(text)
+    return None
 
 
 def command_line(data: bytes) -> None:
