@@ -629,19 +629,21 @@ def test_fault_on_this_side_is_a_refusal_with_fail_open_too(tmp_path: Path, daem
     daemon.answers(b"skip\n")
     (tmp_path / "file").touch()
     path = {"behind a file": tmp_path / "file" / "s", "name too long": tmp_path / ("x" * 200)}.get(place, daemon.path)
-    argv: list[str | Path] = ["/usr/bin/python3", "-IS", SCRIPT, "--socket", path, "--fail-open", "begin"]
+    # The program comes by standard input: who is not allowed may not get at its folder either.
+    argv: list[str | Path] = ["/usr/bin/python3", "-IS", "-", "--socket", path, "--fail-open", "begin"]
     is_root = os.geteuid() == 0
     if place == "not allowed":
         daemon.path.chmod(0o000)
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env=ENV,
-        timeout=LIMIT_S,
-        check=False,
-        user=65534 if is_root and place == "not allowed" else None,
-    )
+    with open(SCRIPT, "rb") as program:
+        done = subprocess.run(
+            argv,
+            stdin=program,
+            capture_output=True,
+            env=ENV,
+            timeout=LIMIT_S,
+            check=False,
+            user=65534 if is_root and place == "not allowed" else None,
+        )
     daemon.path.chmod(0o600)
     assert (done.returncode, done.stdout.decode()) == (1, AWAY)
 

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+"""For all tests: what the shell that started them may have taken away."""
+
+import signal
+
+# The background jobs of a script ignore Ctrl-C, which every program that is started here would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
