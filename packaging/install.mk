@@ -72,7 +72,6 @@ install-completion: completion
 install-docs: install-man install-completion
 	install -D -m 0644 README.md SECURITY.md daemon/PROTOCOL.md daemon/STORE.md docs/limits.md docs/api.md -t $(DESTDIR)$(DOCDIR)
 	install -D -m 0644 pam_helper/README.md $(DESTDIR)$(DOCDIR)/pam.md
-	install -D -m 0644 systemd/credentials-encrypted.conf -t $(DESTDIR)$(DOCDIR)/examples
 
 .PHONY: demo
 demo: apt-demo build-pam ## log in by ssh and sudo with texted codes, in a private world (see README.md)

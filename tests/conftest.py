@@ -3,5 +3,6 @@
 
 import signal
 
-# The background jobs of a script ignore Ctrl-C, which every program that is started here would inherit.
+# The background jobs of a script ignore these two, which every program that is started here would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)

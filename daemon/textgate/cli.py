@@ -16,7 +16,7 @@ import click
 from . import __version__, wiring
 from .cli_base import Context, LazyGroup, command, complete_services, complete_users
 from .config import DEFAULT_PATH
-from .errors import CredentialError, DirectoryError, ExitCode, RefusedError, TextgateError
+from .errors import DirectoryError, ExitCode, RefusedError, TextgateError
 
 EPILOG = """Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or credentials, 4 textgated can't be reached,
 5 refused (wrong code, throttled, not sent), 6 done with warnings (doctor)."""
@@ -25,7 +25,7 @@ ENROL_TRIES = 3
 
 @click.group(
     cls=LazyGroup,
-    modules={"pam": "cli_pam", "setup": "cli_setup"},
+    modules={"credentials": "cli_credentials", "keys": "cli_credentials", "pam": "cli_pam", "setup": "cli_setup"},
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -306,87 +306,6 @@ def _read_line(prompt: str) -> str:
     if not line:
         raise EOFError
     return line.rstrip("\n")
-
-
-@main.group()
-def keys() -> None:
-    """The key under which users' secrets are sealed."""
-
-
-@keys.command("init")
-@command
-def keys_init(context: Context) -> None:
-    """Make the vault key if there is none yet; an existing one is never touched."""
-    from .vault import new_key_line
-
-    path = Path(context.config.vault.key_file)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise TextgateError(
-            f"{path}: there is a key already", hint="keep it: without it every user's secret is lost"
-        ) from None
-    except OSError as error:
-        raise CredentialError(f"{path}: can't be made: {error.strerror}", hint="run it with sudo") from None
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(new_key_line("k1").reveal() + "\n")
-            file.flush()
-            os.fsync(handle)
-    except OSError as error:
-        path.unlink(missing_ok=True)  # half a key would stand in the way of a whole one
-        raise CredentialError(f"{path}: can't be written: {error.strerror}") from None
-    context.result({"path": str(path), "is_made": True})
-    context.say(f"{path}: made. Keep a copy in a safe place.")
-
-
-@keys.command("rotate")
-@command
-def keys_rotate(context: Context) -> None:
-    """Make a new vault key, and seal every user's secret with it. No login is lost; the old key stays readable.
-
-    Recovery codes made before need the old key too: keep it until new ones were printed.
-    """
-    from .vault import add_key_line
-
-    path = Path(context.config.vault.key_file)
-    name = add_key_line(path)
-    context.say(f"{path}: the key {name} seals from now on; the former ones still open.")
-    if context.ask_daemon("reload")["current_key"] != name:
-        raise TextgateError(
-            "textgated has its key from elsewhere and does not seal with the new one yet",
-            hint="restart it, so that systemd hands the new file over, then run: textgate keys reseal",
-        )
-    _reseal(context)
-
-
-@keys.command("forget")
-@click.argument("user", shell_complete=complete_users)
-@command
-def keys_forget(context: Context, user: str) -> None:
-    """Let go of USER's secret, if its key is lost: the next text makes a new one. Codes under way die with it."""
-    result = context.ask_daemon("forget", user=user)
-    context.result(result)
-    context.say(f"The secret of {result['user']} is forgotten; the next login makes a new one.")
-
-
-@keys.command("reseal")
-@command
-def keys_reseal(context: Context) -> None:
-    """Seal every user's secret with the key that stands first in the key file."""
-    _reseal(context)
-
-
-def _reseal(context: Context) -> None:
-    result = context.ask_daemon("reseal")
-    context.result(result)
-    context.say(
-        f"sealed with {result['current_key']}: {result['resealed']} anew, {result['current']} already; "
-        f"{result['unreadable']} can't be opened"
-    )
-    if result["unreadable"]:
-        sys.exit(ExitCode.FAILURE)
 
 
 @main.command()

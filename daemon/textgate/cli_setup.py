@@ -13,7 +13,6 @@ import getpass
 import os
 import stat
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,26 +21,19 @@ from typing import Any, TypeVar
 
 import click
 
-from . import cli_pam
+from . import cli_pam, service, wiring
+from .atomic_file import replace_file
 from .cli_base import Context, command
 from .config import Config, parse_config
 from .config_edit import Value, set_option
-from .errors import (
-    ConfigError,
-    CredentialError,
-    DaemonUnavailable,
-    RefusedError,
-    TextgateError,
-)
-from .pam_admin import SSHD_SERVICES, PamAdmin, check_service, replace_file, run_command
+from .credstore import VAULT_KEY, Credstore, one_at_a_time
+from .errors import ConfigError, CredentialError, RefusedError, TextgateError
+from .pam_admin import SSHD_SERVICES, PamAdmin, check_service
 from .pam_stack import FirstFactor
+from .secret import Secret
 
-START_WAIT_S = 20.0
-START_POLL_S = 0.2
 TRIES = 3
 ANSWERS_MAX_BYTES = 1 << 16
-CREDSTORE = "/etc/credstore.encrypted"
-UNITS = ("textgated.socket", "textgated-admin.socket", "textgated.service")
 SUGGESTED_SERVICES = ("sshd", "sudo", "sudo-i")
 # What the gateway says of credentials that others would mend.
 _WRONG_CREDENTIALS = ("credentials", "account")
@@ -62,6 +54,7 @@ ANSWERS: Mapping[str, Answer] = {
     "gateway_key": Answer(str, "OAuth key of the GatewayAPI account", is_secret=True),
     "gateway_secret": Answer(str, "OAuth secret of the GatewayAPI account", is_secret=True),
     "gateway_token": Answer(str, "API token of the GatewayAPI account, in place of key and secret", is_secret=True),
+    "encrypt_credentials": Answer(bool, "keep credentials encrypted with this machine's key, where it can"),
     "gateway_url": Answer(str, "address of GatewayAPI"),
     "sender": Answer(str, "sender that phones show"),
     "text": Answer(str, "the text, with {code}"),
@@ -295,10 +288,14 @@ def _wanted(wizard: Wizard, config: Config) -> list[tuple[str, str, Value, Value
 
 def _connect(wizard: Wizard) -> None:
     """Credentials that work, and a daemon that runs with them. Asks anew for those that the gateway refuses."""
+    credstore = Credstore()
+    encrypt = _can_encrypt(wizard, credstore)
     is_anew = False
     for left in reversed(range(TRIES)):
-        _store_credentials(wizard, is_anew=is_anew)
-        status = _start(wizard.context)
+        with one_at_a_time(Path(wizard.context.config.vault.key_file).parent):
+            former = _encrypted(wizard, credstore)
+            _store_credentials(wizard, credstore, encrypt=encrypt, is_anew=is_anew)
+            status = _start(wizard, credstore, _encrypted(wizard, credstore) - former)
         if not status["store"]["is_up"]:
             raise TextgateError("Redis can't be used", hint="systemctl status textgate-redis")
         gateway = status["gateway"]
@@ -312,67 +309,97 @@ def _connect(wizard: Wizard) -> None:
             )
         click.echo("  GatewayAPI does not know these credentials.", err=True)
         is_anew = True
+    wizard.done["encrypted_credentials"] = sorted(_encrypted(wizard, credstore))
+    if wizard.done["encrypted_credentials"]:
+        wizard.context.say(
+            "Credentials are kept encrypted and open on this machine only. Before you clone it, or change its "
+            "machine-id, run: textgate credentials decrypt"
+        )
     wizard.done["gateway"] = {"credit": gateway["credit"], "currency": gateway["currency"]}
     credit = f"; credit {gateway['credit']} {gateway['currency'] or ''}".rstrip() if gateway["credit"] else ""
     wizard.context.say(f"textgated, Redis and GatewayAPI work{credit}.")
 
 
-def _store_credentials(wizard: Wizard, *, is_anew: bool) -> None:
-    """Key and secret, or token, into files of their own; and a vault key, if there is none."""
-    gateway = wizard.context.config.gateway
-    wanted = (
-        [("gateway_token", gateway.token_file)]
-        if gateway.auth == "token"
-        else [("gateway_key", gateway.key_file), ("gateway_secret", gateway.secret_file)]
-    )
-    for name, path in wanted:
-        if name in wizard.answers or is_anew or not (Path(path).exists() or _is_encrypted(path)):
-            what = name.partition("_")[2]
-            _write_secret(path, wizard.answer(name, f"GatewayAPI's {what} (is not shown)"))
-    vault = wizard.context.config.vault.key_file
-    if not Path(vault).exists() and not _is_encrypted(vault):
-        from .vault import new_key_line
-
-        _write_secret(vault, new_key_line("k1").reveal())
-        wizard.context.say(f"{vault}: made. Keep a copy in a safe place.")
+def _encrypted(wizard: Wizard, credstore: Credstore) -> set[str]:
+    files = wiring.credential_files(wizard.context.config)
+    return {name for name, path in files.items() if credstore.takes(name, path) and credstore.has(name)}
 
 
-def _is_encrypted(path: str) -> bool:
-    """Whether a credential is kept by systemd-creds in place of this file."""
-    return Path(CREDSTORE, f"textgate.{Path(path).name}").exists()
+def _can_encrypt(wizard: Wizard, credstore: Credstore) -> bool:
+    """Whether credentials are to be encrypted and this host can do it. Raises CredentialError as `obstacle`."""
+    obstacle = credstore.obstacle()
+    if not wizard.answers.get("encrypt_credentials", True):
+        return False
+    if obstacle is not None:
+        wizard.context.say(f"Credentials are kept in files of mode 0600; this host can't encrypt them: {obstacle}.")
+    return obstacle is None
 
 
-def _write_secret(path: str, value: str) -> None:
-    """Raises CredentialError for what is no secret or can't be written."""
+def _store_credentials(wizard: Wizard, credstore: Credstore, *, encrypt: bool, is_anew: bool) -> None:
+    """Key and secret, or token; and a vault key, if there is none. encrypt: what is plain already, too."""
+    from .vault import new_key_line
+
+    for name, path in wiring.credential_files(wizard.context.config).items():
+        if name == VAULT_KEY:
+            if not _is_there(credstore, name, path):
+                place = credstore.save(name, path, new_key_line("k1"), encrypt=encrypt)
+                wizard.context.say(f"{place}: made. Keep a copy of the key in a safe place.")
+            continue
+        answer = name.replace("gatewayapi-", "gateway_")
+        if answer in wizard.answers or is_anew or not _is_there(credstore, name, path):
+            what = name.partition("-")[2]
+            secret = _checked(wizard.answer(answer, f"GatewayAPI's {what} (is not shown)"))
+            credstore.save(name, path, secret, encrypt=encrypt)
+    if encrypt:
+        for name, path in wiring.credential_files(wizard.context.config).items():
+            credstore.encrypt(name, path)
+
+
+def _is_there(credstore: Credstore, name: str, path: str) -> bool:
+    """Whether a credential is kept already. One that doesn't open is not: it can be asked for anew.
+
+    That is for the gateway's; a vault key that doesn't open has stopped setup before.
+    """
+    if not (credstore.takes(name, path) and credstore.has(name)):
+        return Path(path).exists()
+    try:
+        credstore.read(name)
+    except CredentialError as error:
+        click.echo(f"  {error.message}", err=True)
+        return False
+    return True
+
+
+def _checked(value: str) -> Secret:
+    """Raises CredentialError for what is no key, secret or token."""
     if not value or any(not char.isprintable() or char == " " for char in value):
         raise CredentialError("a key, secret or token has no blanks and no control characters", hint="copy it again")
+    return Secret(value)
+
+
+def _start(wizard: Wizard, credstore: Credstore, fresh: set[str]) -> dict[str, Any]:
+    """The status of a daemon that was started with what was written. Raises TextgateError.
+
+    fresh: what was encrypted just now, and is put back into plain files if the daemon doesn't start with it.
+    """
+    context = wizard.context
+    files = wiring.credential_files(context.config)
+
+    def ask() -> dict[str, Any]:
+        return context.ask_daemon("status")
+
     try:
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(Path(path), f"{value}\n".encode(), mode=0o600)
-        Path(path).chmod(0o600)
-    except OSError as error:
-        raise CredentialError(f"{path}: can't be written: {error.strerror}") from None
-
-
-def _start(context: Context) -> dict[str, Any]:
-    """(Re)start the daemon with what was written, and wait until it answers. Raises TextgateError."""
-    if Path("/run/systemd/system").is_dir():
-        # A daemon that failed for want of its credentials starts at once.
-        run_command(["systemctl", "reset-failed", "--quiet", *UNITS])
-        for words in (["enable", "--now", "--quiet", *UNITS], ["restart", "textgated.service"]):
-            status, output = run_command(["systemctl", *words])
-            if status != 0:
-                raise TextgateError(
-                    "textgated can't be started", hint=output.strip()[-200:] or "journalctl -u textgated"
-                )
-    give_up_at = time.monotonic() + START_WAIT_S
-    while True:
-        try:
-            return context.ask_daemon("status")
-        except DaemonUnavailable:
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(START_POLL_S)
+        status = service.start(ask)
+    except TextgateError as error:
+        if not fresh:
+            raise
+        for name in fresh:
+            credstore.decrypt(name, files[name])
+        status = service.start(ask)
+        context.say(f"Credentials are kept in files of mode 0600; encrypted ones don't work here: {error.message}.")
+    for name, path in files.items():
+        credstore.drop_plain(name, path)
+    return status
 
 
 # --- The first user ---
@@ -422,9 +449,9 @@ def _guard_services(wizard: Wizard) -> None:
     factor = _first_factor(wizard) if set(names) & set(SSHD_SERVICES) else None
     rows: list[dict[str, Any]] = []
     wizard.done["services"] = rows
-    for service in names:
-        first_factor = factor if service in SSHD_SERVICES else "password"
-        rows += [cli_pam.guard_service(wizard.context, service, first_factor, wait_s=wait_s)]
+    for name in names:
+        first_factor = factor if name in SSHD_SERVICES else "password"
+        rows += [cli_pam.guard_service(wizard.context, name, first_factor, wait_s=wait_s)]
     if any(row["is_changed"] for row in rows):
         wizard.context.say(
             f"\nLog in now in another window, with a code. What nobody logs in through, and `textgate pam confirm` "

@@ -46,7 +46,7 @@ def load_credential(
         if content is not None and not content.strip():  # the unit's stand-in for a file that isn't there
             raise CredentialError(f"{name}: is not set: {fallback_path} is missing or empty", hint="textgate setup")
         if content is not None:
-            return _secret(path, content)
+            return secret_of(path, content)
     owners = _usual_owners() if trusted_uids is None else trusted_uids
     content = _read(fallback_path, owners)
     if content is None:
@@ -54,7 +54,7 @@ def load_credential(
             f"{fallback_path}: no such file",
             hint=f"make it (mode 0600), or set LoadCredential={name}:… for the service",
         )
-    return _secret(fallback_path, content)
+    return secret_of(fallback_path, content)
 
 
 def _usual_owners() -> frozenset[int]:
@@ -94,8 +94,11 @@ def _check(path: str, status: os.stat_result, owners: frozenset[int] | None) -> 
         raise CredentialError(f"{path}: is open to other users", hint=f"chmod 0600 {path}")
 
 
-def _secret(path: str, content: bytes) -> Secret:
-    """The content as text. The decoder's own error would quote it, so it is cut off here."""
+def secret_of(path: str, content: bytes) -> Secret:
+    """The content as text, one line feed at its end dropped. Raises CredentialError that names the path.
+
+    The decoder's own error would quote it, so it is cut off here.
+    """
     try:
         text = content.decode().removesuffix("\n")
     except UnicodeDecodeError:

@@ -18,7 +18,6 @@ import fcntl
 import grp
 import os
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from .atomic_file import replace_file
 from .config import PhonesConfig
 from .errors import DirectoryError, MsisdnError
 from .msisdn import Msisdn, parse_msisdn
@@ -344,38 +344,19 @@ def _replace(path: str, data: bytes, stamp: Stamp | None, group: str | None) -> 
 
     stamp: what the old file looked like when it was read; None if there was none.
     """
-    folder = Path(path).parent
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{Path(path).name}.", suffix=".new")
-        with os.fdopen(handle, "wb") as file:
-            _dress(handle, path, stamp, group)
-            file.write(data)
-            file.flush()
-            os.fsync(handle)
+
+    def judge() -> None:
         status = _lstat(path)
         if (status and _stamp(status)) != stamp:
             raise DirectoryError(f"{path}: was changed by somebody else meanwhile", hint="try again")
-        Path(temporary).replace(path)
-        temporary = None
-        _sync_folder(folder)
+
+    gid = None
+    with contextlib.suppress(KeyError):
+        gid = grp.getgrnam(group or "").gr_gid
+    try:
+        replace_file(Path(path), data, mode=NEW_FILE_MODE, group=gid, judge=judge)
     except OSError as error:
         raise _cannot(f"{path}: can't be written", error) from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _dress(handle: int, path: str, stamp: Stamp | None, group: str | None) -> None:
-    """Give the new file the old one's owner, group and mode, or a first file its own."""
-    if stamp is not None:
-        status = os.lstat(path)
-        os.fchown(handle, status.st_uid, status.st_gid)
-        os.fchmod(handle, stat.S_IMODE(status.st_mode))
-        return
-    with contextlib.suppress(KeyError):
-        os.fchown(handle, -1, grp.getgrnam(group or "").gr_gid)
-    os.fchmod(handle, NEW_FILE_MODE)
 
 
 def _lstat(path: str) -> os.stat_result | None:
@@ -388,15 +369,6 @@ def _lstat(path: str) -> os.stat_result | None:
 def _cannot(what: str, error: OSError) -> DirectoryError:
     hint = "run it as root" if isinstance(error, PermissionError) else None
     return DirectoryError(f"{what}: {error.strerror}", hint=hint)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last over a power cut (fsync(2))."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

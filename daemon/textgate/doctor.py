@@ -22,12 +22,14 @@ from typing import Any
 from . import admin_client, wiring
 from .accounts import NssAccounts
 from .config import Config
+from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
-from .errors import ConfigError, DaemonUnavailable, TextgateError
-from .pam_admin import SSHD_SERVICES, Condition, PamAdmin, run_command
+from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
+from .pam_admin import SSHD_SERVICES, Condition, PamAdmin
 from .pam_dry_run import dry_run
 from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code
 from .policy import Account
+from .programs import run_program
 from .sshd_config import METHODS, effective, effective_faults, match_faults
 from .way_in import SUDO_PAIR, Logins, is_admin, ssh_obstacles, takes_empty_passwords
 
@@ -69,10 +71,11 @@ class Machine:
 
     config_path: str
     pam: PamAdmin = field(default_factory=PamAdmin)
-    run: Callable[[Sequence[str]], tuple[int, str]] = run_command
+    run: Callable[[Sequence[str]], tuple[int, str]] = run_program
     logins: Logins = field(default_factory=Logins)
     lookup: Callable[[str], Account | None] = field(default_factory=lambda: NssAccounts().lookup)
     try_lines: Callable[[], tuple[str, ...]] = dry_run
+    credstore: Credstore = field(default_factory=Credstore)
     root: str = "/"
     trusted_uids: frozenset[int] = frozenset({0})
 
@@ -148,26 +151,34 @@ def _config(machine: Machine) -> Iterator[Finding]:
 
 
 def _credentials(machine: Machine) -> Iterator[Finding]:
-    gateway, vault = machine.config.gateway, machine.config.vault
-    paths = [gateway.token_file] if gateway.auth == "token" else [gateway.key_file, gateway.secret_file]
-    for path, remedy in [*((path, "textgate setup") for path in paths), (vault.key_file, "textgate keys init")]:
-        encrypted = machine.at(f"/etc/credstore.encrypted/textgate.{Path(path).name}")
-        try:
-            status = Path(path).stat()
-        except FileNotFoundError:
-            if encrypted.exists():
-                yield Finding("credentials", Level.OK, f"{Path(path).name} is kept encrypted")
-            else:
-                yield Finding("credentials", Level.FAILURE, f"{path} is missing", remedy)
-            continue
-        if status.st_mode & 0o077:
+    credstore = machine.credstore
+    for name, path in wiring.credential_files(machine.config).items():
+        plain = Path(path)
+        if credstore.takes(name, path) and credstore.has(name):
+            yield _encrypted_credential(machine, name)
+            if plain.exists():
+                told = f"{path} is there encrypted, and in plain text too"
+                yield Finding("credentials", Level.WARNING, told, "textgate credentials encrypt")
+        elif not plain.exists():
+            remedy = "textgate keys init" if name == VAULT_KEY else "textgate setup"
+            yield Finding("credentials", Level.FAILURE, f"{path} is missing", remedy)
+        elif plain.stat().st_mode & 0o077:
             yield Finding("credentials", Level.FAILURE, f"{path} is open to others", f"chmod 0600 {path}")
-        elif encrypted.exists():
-            yield Finding(
-                "credentials", Level.WARNING, f"{path} is there encrypted, and in plain text too", f"shred -u {path}"
-            )
         else:
             yield Finding("credentials", Level.OK, f"{path} is closed to others")
+
+
+def _encrypted_credential(machine: Machine, name: str) -> Finding:
+    path = machine.credstore.path(name)
+    try:
+        machine.credstore.read(name)
+    except CredentialError as error:
+        remedy = f"textgate setup, or put a plain file in the place of {path}"
+        return Finding("credentials", Level.FAILURE, error.message, remedy)
+    if not machine.credstore.is_loaded(name):
+        told = f"{path} is not what textgated.service loads"
+        return Finding("credentials", Level.FAILURE, told, "systemctl cat textgated.service")
+    return Finding("credentials", Level.OK, f"{name} is kept encrypted, and opens on this machine")
 
 
 def _files(machine: Machine) -> Iterator[Finding]:

@@ -21,11 +21,7 @@ import glob
 import json
 import os
 import re
-import shutil
 import signal
-import stat
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +29,7 @@ from enum import Enum
 from pathlib import Path
 
 from . import sshd_config
+from .atomic_file import replace_file, sync_folder
 from .errors import TextgateError
 from .pam_stack import (
     FirstFactor,
@@ -50,6 +47,7 @@ from .pam_stack import (
     with_block,
     without_block,
 )
+from .programs import run_program
 from .sshd_config import DROP_IN, Setting
 
 STATE_DIR = "/var/lib/textgate/pam"
@@ -60,7 +58,6 @@ REVERT_TIMER = "textgate-pam-revert.timer"
 SERVICE_MAX_LENGTH = 64
 LOCK_WAIT_S = 20.0
 LOCK_POLL_S = 0.05
-COMMAND_TIMEOUT_S = 60
 FILES_MAX_BYTES = 1 << 20
 VERSION = 1
 
@@ -138,7 +135,7 @@ class PamAdmin:
 
     def __init__(self, root: str = "/", run: Callable[[Sequence[str]], tuple[int, str]] | None = None) -> None:
         self._root = Path(root)
-        self._run = run or run_command
+        self._run = run or run_program
 
     # --- What there is ---
 
@@ -662,7 +659,7 @@ class PamAdmin:
         if is_damaged and path.exists():
             path.replace(path.with_suffix(".damaged"))  # the former bytes may still be readable to a person
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         self._stop_timer()
 
     def _remove_rests(self, path: str) -> None:
@@ -675,7 +672,7 @@ class PamAdmin:
         target = self._at(path)
         if content is None:
             target.unlink(missing_ok=True)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
             return
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         replace_file(target, content, mode=0o644)
@@ -727,59 +724,6 @@ def _not_written(service: str, error: OSError) -> PamAdminError:
         f"{service}: can't be changed: {error.strerror}",
         hint="is the disk full or read-only? then say the same again; `textgate pam status` shows how it is now",
     )
-
-
-def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write a file as a whole or not at all; one that is there keeps owner, mode and attributes. Raises OSError."""
-    status = path.stat() if path.exists() else None
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if status:
-                os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                _copy_attributes(path, file.fileno())
-            os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode) if status else mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _copy_attributes(path: Path, handle: int) -> None:
-    """Access lists and labels, where the file system has them."""
-    with contextlib.suppress(OSError):
-        for name in os.listxattr(path):
-            with contextlib.suppress(OSError):
-                os.setxattr(handle, name, os.getxattr(path, name))
-
-
-def _sync_folder(path: Path) -> None:
-    """What was renamed or removed in a folder is so after a power cut too."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def run_command(arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit status and output of a command; 127 if there is none of that name, 124 if it takes too long."""
-    program = shutil.which(arguments[0], path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if program is None:
-        return 127, f"{arguments[0]}: not found"
-    try:
-        done = subprocess.run(  # noqa: S603  # a list of our own words, no shell
-            [program, *arguments[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", timeout=COMMAND_TIMEOUT_S, check=False,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return 124, f"{arguments[0]}: did not end in time"
-    return done.returncode, done.stdout
 
 
 def _lines(content: bytes | None) -> list[str]:

@@ -13,12 +13,9 @@ import binascii
 import hashlib
 import hmac
 import itertools
-import os
 import re
 import secrets
-import tempfile
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -46,33 +43,14 @@ def new_key_line(name: str) -> Secret:
     return Secret(f"{name}:{secrets.token_hex(KEY_BYTES)}")
 
 
-def add_key_line(path: Path) -> str:
-    """Put a fresh key before the others of a key file, which stays as it is if anything fails. Returns its name.
+def with_new_key(former: Secret) -> tuple[str, Secret]:
+    """A key file's text with a fresh key before the others, and the name of that key.
 
-    Raises CredentialError when the file can't be read, is at fault, or can't be replaced.
+    Raises CredentialError when the text is at fault.
     """
-    try:
-        with path.open() as file:
-            former, status = file.read(), os.fstat(file.fileno())
-        names = {key.name for key in parse_keys(Secret(former))}
-        name = next(f"k{number}" for number in itertools.count(1) if f"k{number}" not in names)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w") as file:
-                os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                os.fchmod(file.fileno(), status.st_mode & 0o700)
-                file.write(new_key_line(name).reveal() + "\n" + former)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise CredentialError(f"{path}: can't be changed: {error.strerror}", hint="run it with sudo") from None
-    except UnicodeDecodeError:
-        raise CredentialError(f"{path}: is not UTF-8 text", hint="is it the right file?") from None
-    return name
+    names = {key.name for key in parse_keys(former)}
+    name = next(f"k{number}" for number in itertools.count(1) if f"k{number}" not in names)
+    return name, Secret(f"{new_key_line(name).reveal()}\n{former.reveal()}")
 
 
 def parse_keys(text: Secret) -> tuple[VaultKey, ...]:

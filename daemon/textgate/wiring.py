@@ -12,6 +12,7 @@ from .accounts import NssAccounts
 from .audit import Audit, Event, Priority
 from .config import Config, parse_config
 from .credentials import DIRECTORY_VARIABLE, load_credential
+from .credstore import Credstore
 from .directory import build_directory
 from .dispatcher import Alarms, Dispatcher
 from .errors import ConfigError
@@ -76,32 +77,47 @@ def load_config(path: str) -> Config:
     return parse_config(text, config_path=path)
 
 
+def credential_files(config: Config) -> dict[str, str]:
+    """The credentials that a configuration needs: names, as in LoadCredential=, and their plain files."""
+    gateway = config.gateway
+    of_gateway = (
+        {"gatewayapi-token": gateway.token_file}
+        if gateway.auth == "token"
+        else {"gatewayapi-key": gateway.key_file, "gatewayapi-secret": gateway.secret_file}
+    )
+    return of_gateway | {"vault-key": config.vault.key_file}
+
+
 def load_gateway_credentials(config: Config, environ: Mapping[str, str]) -> GatewayCredentials:
     """What the chosen way of authentication needs. Raises CredentialError that names the file."""
-    gateway = config.gateway
-    if gateway.auth == "token":
-        return GatewayCredentials(
-            key=None, secret=None, token=load_credential("gatewayapi-token", gateway.token_file, environ=environ)
-        )
-    return GatewayCredentials(
-        key=load_credential("gatewayapi-key", gateway.key_file, environ=environ),
-        secret=load_credential("gatewayapi-secret", gateway.secret_file, environ=environ),
-        token=None,
-    )
+    found = {
+        name.removeprefix("gatewayapi-"): _load(name, path, environ)
+        for name, path in credential_files(config).items()
+        if name.startswith("gatewayapi-")
+    }
+    return GatewayCredentials(key=found.get("key"), secret=found.get("secret"), token=found.get("token"))
 
 
 def load_vault(config: Config, environ: Mapping[str, str]) -> Vault:
     """The vault with its keys. Raises CredentialError."""
-    return Vault(parse_keys(load_credential("vault-key", config.vault.key_file, environ=environ)))
+    return Vault(parse_keys(_load("vault-key", config.vault.key_file, environ)))
 
 
 def load_keys(config: Config, environ: Mapping[str, str]) -> Keys:
     """The secrets, from systemd's credentials or their files. Raises CredentialError."""
     return Keys(
-        vault=load_credential("vault-key", config.vault.key_file, environ=environ),
+        vault=_load("vault-key", config.vault.key_file, environ),
         gateway=load_gateway_credentials(config, environ),
         store_password=_store_password(environ),
     )
+
+
+def _load(name: str, path: str, environ: Mapping[str, str]) -> Secret:
+    """A credential from systemd or its plain file; or, for root's own commands, opened as systemd would."""
+    credstore = Credstore()
+    if DIRECTORY_VARIABLE not in environ and credstore.takes(name, path) and credstore.has(name):
+        return credstore.read(name)
+    return load_credential(name, path, environ=environ)
 
 
 def build_services(

@@ -137,7 +137,9 @@ def test_purge_takes_what_came_later(base: BaseTree, tree: Path, deb: Path) -> N
     apt(base, tree, "install", deb)
     later = (
         "etc/textgate/phones", "etc/textgate/.phones.lock", "etc/textgate/credentials/gatewayapi-key",
-        "etc/credstore.encrypted/textgate.vault-key", "var/lib/textgate/redis/appendonlydir/appendonly.aof",
+        "etc/credstore.encrypted/textgate.vault-key",
+        "etc/systemd/system/textgated.service.d/50-encrypted-credentials.conf",
+        "var/lib/textgate/redis/appendonlydir/appendonly.aof",
         "var/lib/textgate/pam/sshd.json",
     )  # fmt: skip
     for name in later:

@@ -18,6 +18,7 @@ from system.setting import ALICE, ALICE_MSISDN, KEYS, Gateway
 ANSWERS = "/root/answers.toml"
 NUMBER = f"+{ALICE_MSISDN}"
 CREDENTIALS = "/etc/textgate/credentials"
+CREDSTORE = "/etc/credstore.encrypted"
 
 
 @pytest.fixture
@@ -73,8 +74,11 @@ def run_unattended(machine: Machine, gateway: Gateway, *words: str) -> str:
 
 
 def assert_nothing_is_open(machine: Machine) -> None:
-    """No secret can be read by who isn't root or textgate."""
-    modes = machine.run(f"stat -c '%a %U %n' {CREDENTIALS} {CREDENTIALS}/* /etc/textgate/phones").stdout
+    """No secret can be read by who isn't root or textgate, and none of the gateway's lies there in plain text."""
+    assert machine.run(["ls", "-A", CREDENTIALS]).stdout == ""
+    places = "/etc /var/lib/textgate /var/lib/systemd /var/log"
+    assert machine.run(f"grep -rls -e {KEYS['secret']} {places} | grep -v fake-gatewayapi; true").stdout == ""
+    modes = machine.run(f"stat -c '%a %U %n' {CREDENTIALS} {CREDSTORE} {CREDSTORE}/* /etc/textgate/phones").stdout
     for line in modes.splitlines():
         assert line.split()[0] in ("700", "600", "640"), line
     as_nobody = f"setpriv --reuid 65534 --clear-groups grep -rIls -e {KEYS['secret']} -e {ALICE_MSISDN}"
@@ -173,9 +177,11 @@ def test_setup_by_options_with_a_token_and_without_a_service(fresh: tuple[Machin
     assert "login is guarded" in said
     assert "su is guarded" in said
     assert 'auth = "token"' in machine.read("/etc/textgate/textgate.toml")
-    assert machine.exists(f"{CREDENTIALS}/gatewayapi-token")
-    assert not machine.exists(f"{CREDENTIALS}/gatewayapi-key")
+    assert machine.exists(f"{CREDSTORE}/textgate.gatewayapi-token")
+    assert not machine.exists(f"{CREDSTORE}/textgate.gatewayapi-key")
     assert_nothing_is_open(machine)
+    machine.run(["textgate", "credentials", "decrypt"])
+    assert machine.read(f"{CREDENTIALS}/gatewayapi-token") == KEYS["token"] + "\n"
     faults = {"gateway_url = 3": "must be a text", "user = [": "not valid TOML", "x = 1": "no such answer"}
     for wrong, told in faults.items():
         machine.write(ANSWERS, wrong, mode=0o600)

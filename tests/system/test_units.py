@@ -10,7 +10,7 @@ import pytest
 
 from system.conftest import LOAD_PEOPLE
 from system.machines import Machine
-from system.setting import KEYS, RESTART, Gateway, Load, helper, log_in
+from system.setting import ALICE, KEYS, RESTART, Gateway, Load, helper, log_in
 
 UNITS = ("textgated.service", "textgated.socket", "textgated-admin.socket", "textgate-redis.service")
 DROP_IN = "/run/systemd/system/textgated.service.d/test.conf"
@@ -23,7 +23,8 @@ BACK_WITHIN_S = 60.0
 def working(machine: Machine, gateway: Gateway) -> Iterator[None]:
     """Each test leaves a machine behind in which one can log in, without anybody's help."""
     yield
-    machine.run(f"rm -rf {DROP_IN} /etc/credstore.encrypted && systemctl daemon-reload")
+    encrypted = "/etc/systemd/system/textgated.service.d/50-encrypted-credentials.conf"
+    machine.run(f"rm -rf {DROP_IN} {encrypted} /etc/credstore.encrypted && systemctl daemon-reload")
     for left_over in ("/var", "/mnt", STATE):
         machine.run(["umount", left_over], check=False)
     wait_until_all_run(machine)
@@ -145,19 +146,80 @@ def test_token_alone_is_enough_where_the_configuration_says_so(
     assert log_in(machine, gateway, login=30).status == 0
 
 
-def test_credentials_may_be_encrypted(machine: Machine, gateway: Gateway, credentials: str) -> None:
-    machine.run("install -d -m 0700 /etc/credstore.encrypted && systemd-creds setup 2>&1")
-    for name in ("vault-key", "gatewayapi-key", "gatewayapi-secret"):
-        target = f"/etc/credstore.encrypted/textgate.{name}"
-        machine.run(["systemd-creds", "encrypt", f"--name={name}", f"{credentials}/{name}", target])
-    machine.run(["rm", "-r", credentials])
-    machine.run(f"mkdir -p {DROP_IN.rpartition('/')[0]}")
-    machine.run(f"cp /usr/share/doc/textgate/examples/credentials-encrypted.conf {DROP_IN}")
-    machine.run(["systemctl", "daemon-reload"])
+def test_credentials_are_encrypted_and_put_back_and_no_login_is_lost(
+    machine: Machine, gateway: Gateway, credentials: str
+) -> None:
+    before = machine.run(f"cat {credentials}/*").stdout
+    with Load.start(machine, at_once=LOAD_PEOPLE) as load:
+        done = machine.run(["textgate", "credentials", "encrypt"])
+        result = load.result()
+    assert result["failed"] == []
+    assert "opens on this machine only" in done.stdout
+    assert machine.run(["ls", "-A", credentials]).stdout == ""
+    assert machine.run("grep -l system-test-secret -r /etc/[!f]* /var/lib/textgate; true").stdout == ""
+    assert (
+        machine.run(["textgate", "credentials", "status"]).stdout.count(": encrypted, /etc/credstore.encrypted/") == 3
+    )
     # Sockets and all, as after a boot: their conditions look for the encrypted files too.
     machine.run(["systemctl", "stop", *UNITS])
     machine.run(["systemctl", "start", *UNITS])
     assert log_in(machine, gateway, login=40).status == 0
+    assert machine.run(["textgate", "check-config"]).status == 0
+    with Load.start(machine, at_once=LOAD_PEOPLE) as load:
+        machine.run(["textgate", "credentials", "decrypt"])
+        result = load.result()
+    assert result["failed"] == []
+    assert machine.run(f"cat {credentials}/*").stdout == before
+    assert not machine.exists("/etc/systemd/system/textgated.service.d/50-encrypted-credentials.conf")
+    assert log_in(machine, gateway, login=41).status == 0
+
+
+@pytest.mark.parametrize("way", ["plain", "encrypted"])
+def test_vault_key_is_rotated_and_no_login_is_lost(
+    machine: Machine, gateway: Gateway, credentials: str, way: str
+) -> None:
+    if way == "encrypted":
+        machine.run(["textgate", "credentials", "encrypt"])
+    with Load.start(machine, at_once=LOAD_PEOPLE) as load:
+        said = machine.run(["textgate", "keys", "rotate"]).stdout
+        result = load.result()
+    assert result["failed"] == []
+    assert re.search(rf"(?m)^sealed with k[2-9]: {LOAD_PEOPLE + 1} anew, 0 already; 0 can't be opened$", said)
+    assert machine.exists(f"{credentials}/vault-key") is (way == "plain")
+    assert log_in(machine, gateway, login=42).status == 0
+    # The fixture puts the former key back, which opens nothing that the new one sealed.
+    machine.run(["textgate", "credentials", "decrypt"])
+    machine.run(f"cp {credentials}/vault-key /root/kept/vault-key")
+
+
+def test_clone_that_cannot_open_its_credentials_refuses_and_comes_back_as_the_manual_says(
+    machine: Machine, gateway: Gateway, credentials: str
+) -> None:
+    machine.run(["textgate", "credentials", "encrypt"])
+    encrypted = "/etc/credstore.encrypted/textgate.vault-key"
+    machine.run(f"systemd-creds decrypt --name=vault-key {encrypted} > /root/copy")
+    machine.run("cp -a /etc/machine-id /root/machine-id && echo 0123456789abcdef0123456789abcdef > /etc/machine-id")
+    try:
+        machine.run(RESTART, check=False)
+        assert helper(machine, "begin", login=43).status != 0
+        health = machine.run(["textgate", "doctor"], check=False)
+        assert health.status == 1
+        assert "does not open on this machine" in health.stdout
+        machine.write(
+            "/root/answers.toml", f'gateway_key = "{KEYS["key"]}"\ngateway_secret = "{KEYS["secret"]}"\n'
+            f'user = "{ALICE}"\nservices = []\n', mode=0o600,
+        )  # fmt: skip
+        setup = ["textgate", "setup", "--answers", "/root/answers.toml"]
+        refused = machine.run(setup, check=False)
+        assert refused.status == 3
+        assert "Put your copy of the key into" in refused.stderr
+        machine.run(f"install -m 0600 /root/copy {credentials}/vault-key && rm {encrypted}")
+        machine.run(setup)
+        assert log_in(machine, gateway, login=44).status == 0
+        assert machine.run(["ls", "-A", credentials]).stdout == ""
+        machine.run(["textgate", "credentials", "decrypt"])
+    finally:
+        machine.run("cp -a /root/machine-id /etc/machine-id")
 
 
 # --- Restarts ---

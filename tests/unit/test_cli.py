@@ -554,7 +554,7 @@ def test_keys_init_leaves_no_half_a_key(desk: Desk, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "fsync", full)
     code, _, err = desk.run("keys", "init")
     assert code == 3
-    assert "can't be written: No space left on device" in err
+    assert "can't be made: No space left on device" in err
     assert not desk.key.exists()
 
 

@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
+import json
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from textgate import admin_client, cli_pam, cli_setup
+from fake_systemd_creds import FakeSystemdCreds
+from textgate import admin_client, cli_pam, cli_setup, service
 from textgate.cli import main
 from textgate.cli_setup import ANSWERS, read_answers
 from textgate.config import parse_config
+from textgate.credstore import PLAIN_FOLDER, Credstore
 from textgate.errors import ConfigError, CredentialError, DaemonUnavailable, RefusedError
 
 NUMBER = "+45 20 12 34 56"
@@ -34,10 +37,11 @@ class Desk:
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root, self._monkeypatch = root, monkeypatch
         self.config = root / "textgate.toml"
-        keys = "".join(f'{name}_file = "{root}/keys/{name}"\n' for name in ("key", "secret", "token"))
+        folder = f"{root}{PLAIN_FOLDER}"
+        keys = "".join(f'{name}_file = "{folder}/gatewayapi-{name}"\n' for name in ("key", "secret", "token"))
         self.config.write_text(
             f'[limits]\nallowed_countries = ["DK"]\n[gateway]\n{keys}[phones]\nfile = "{root}/phones"\n'
-            f'[vault]\nkey_file = "{root}/keys/vault-key"\n'
+            f'[vault]\nkey_file = "{folder}/vault-key"\n'
         )
         self.statuses: list[dict[str, Any]] = []
         self.asked: list[tuple[str, dict[str, object]]] = []
@@ -45,8 +49,11 @@ class Desk:
         self.typed: list[str] = []
         self.prompts: list[str] = []
         monkeypatch.setattr("os.geteuid", lambda: 0)
-        monkeypatch.setattr(cli_setup, "run_command", lambda words: (0, ""))
-        monkeypatch.setattr(cli_setup, "CREDSTORE", str(root / "credstore"))
+        self.creds = FakeSystemdCreds()
+        self.credstore = Credstore(str(root), run=lambda _: (0, ""), pipe=self.creds.pipe)
+        monkeypatch.setattr(service, "run_program", lambda words: (0, ""))
+        monkeypatch.setattr(service, "has_systemd", lambda: False)
+        monkeypatch.setattr(cli_setup, "Credstore", lambda: self.credstore)
         monkeypatch.setattr(admin_client, "call", self.call)
         monkeypatch.setattr(cli_pam, "guard_service", self.guard)
 
@@ -100,8 +107,15 @@ class Desk:
             patch.setattr(cli_setup, "_can_ask", lambda code_stdin: True)
             return self.run()
 
+    def with_systemd(self) -> None:
+        """A machine that can encrypt."""
+        (self.root / "run/systemd/system").mkdir(parents=True)
+
+    def plain(self, name: str) -> Path:
+        return Path(f"{self.root}{PLAIN_FOLDER}", name)
+
     def key(self, name: str) -> str:
-        path = self.root / "keys" / name
+        path = self.plain(name)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         return path.read_text()
 
@@ -136,9 +150,9 @@ def test_answers_make_a_configuration_keys_and_a_user(desk: Desk) -> None:
     assert (config.gateway.url, config.gateway.sender) == ("https://gatewayapi.eu", "gate")
     assert config.phones.default_region == "SE"
     assert config.limits.allowed_countries == ("SE",)
-    assert (desk.key("key"), desk.key("secret")) == ("the-key\n", "the-secret\n")
+    assert (desk.key("gatewayapi-key"), desk.key("gatewayapi-secret")) == ("the-key\n", "the-secret\n")
     assert desk.key("vault-key").startswith("k1:")
-    assert stat.S_IMODE((desk.root / "keys").stat().st_mode) == 0o700
+    assert stat.S_IMODE(desk.plain("").stat().st_mode) == 0o700
     assert (desk.root / "phones").read_text() == "alice: +4520123456\n"
     assert desk.guarded == [("sshd", "any", 120), ("sudo", "password", 120)]
     assert "aaaa-bbbb" in done.output
@@ -185,20 +199,98 @@ def test_what_cannot_be_asked_must_be_told(desk: Desk, missing: str) -> None:
 def test_token_stands_for_key_and_secret(desk: Desk) -> None:
     text = FULL.replace('gateway_key = "the-key"\ngateway_secret = "the-secret"\n', 'gateway_token = "the-token"\n')
     assert desk.unattended(text).exit_code == 0
-    assert desk.key("token") == "the-token\n"
+    assert desk.key("gatewayapi-token") == "the-token\n"
     assert parse_config(desk.config.read_text(), config_path="x").gateway.auth == "token"
-    assert not (desk.root / "keys/key").exists()
+    assert not desk.plain("gatewayapi-key").exists()
     assert desk.unattended(FULL).exit_code == 0  # and back
     assert parse_config(desk.config.read_text(), config_path="x").gateway.auth == "oauth1"
 
 
-def test_encrypted_credentials_are_not_asked_for(desk: Desk) -> None:
-    (desk.root / "credstore").mkdir()
-    for name in ("key", "secret", "vault-key"):
-        (desk.root / "credstore" / f"textgate.{name}").touch()
-    text = "".join(line + "\n" for line in FULL.splitlines() if "gateway_key" not in line and "_secret" not in line)
-    assert desk.unattended(text).exit_code == 0
-    assert not (desk.root / "keys").exists()
+# --- Encrypted credentials ---
+
+WITHOUT_KEYS = "".join(
+    line + "\n" for line in FULL.splitlines() if not line.startswith(("gateway_key", "gateway_secret"))
+)
+KEPT = ("gatewayapi-key", "gatewayapi-secret", "vault-key")
+
+
+def test_credentials_are_encrypted_where_the_host_can(desk: Desk) -> None:
+    desk.with_systemd()
+    desk.plain("").mkdir(parents=True)
+    desk.plain("vault-key").write_text("k1:" + "5a" * 32 + "\n")  # as the package makes it
+    desk.plain("vault-key").chmod(0o600)
+    done = desk.unattended(FULL, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["encrypted_credentials"] == list(KEPT)
+    assert list(desk.plain("").iterdir()) == []
+    assert [desk.credstore.read(name).reveal() for name in KEPT] == ["the-key", "the-secret", "k1:" + "5a" * 32]
+    again = desk.unattended(WITHOUT_KEYS)  # asks for none of them
+    assert again.exit_code == 0, again.output
+    assert list(desk.plain("").iterdir()) == []
+
+
+def test_credentials_stay_plain_where_the_host_cannot_encrypt(desk: Desk) -> None:
+    done = desk.unattended(FULL)
+    assert "this host can't encrypt them: systemd does not run here" in done.output
+    assert desk.key("gatewayapi-secret") == "the-secret\n"
+    assert not any(desk.credstore.has(name) for name in KEPT)
+
+
+def test_credentials_stay_plain_where_that_is_wanted(desk: Desk) -> None:
+    desk.with_systemd()
+    assert desk.unattended(FULL, "--no-encrypt-credentials").exit_code == 0
+    assert desk.key("gatewayapi-secret") == "the-secret\n"
+    assert not any(desk.credstore.has(name) for name in KEPT)
+
+
+def test_credentials_are_plain_again_if_the_daemon_does_not_start_with_encrypted_ones(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.with_systemd()
+
+    def start(status: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if desk.credstore.has("vault-key"):
+            raise DaemonUnavailable("textgated does not answer")
+        return status()
+
+    monkeypatch.setattr(service, "start", start)
+    done = desk.unattended(FULL)
+    assert done.exit_code == 0, done.output
+    assert "encrypted ones don't work here: textgated does not answer" in done.output
+    assert desk.key("gatewayapi-secret") == "the-secret\n"
+    assert not any(desk.credstore.has(name) for name in KEPT)
+
+
+def test_start_that_fails_for_another_reason_leaves_what_was_encrypted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.with_systemd()
+    assert desk.unattended(FULL).exit_code == 0
+
+    def start(_status: object) -> dict[str, Any]:
+        raise DaemonUnavailable("textgated does not answer")
+
+    monkeypatch.setattr(service, "start", start)
+    assert desk.unattended(FULL).exit_code == 4
+    assert all(desk.credstore.has(name) for name in KEPT)
+
+
+def test_credentials_of_a_cloned_machine_are_asked_for_and_its_vault_key_is_not_made_anew(desk: Desk) -> None:
+    desk.with_systemd()
+    assert desk.unattended(FULL).exit_code == 0
+    desk.creds.machine = "a clone"
+    former = desk.credstore.path("vault-key").read_bytes()
+    refused = desk.unattended(FULL)
+    assert refused.exit_code == 3
+    assert "does not open on this machine" in refused.output
+    assert "Put your copy of the key into" in refused.output
+    assert desk.credstore.path("vault-key").read_bytes() == former
+    desk.credstore.path("vault-key").unlink()
+    refused = desk.unattended(WITHOUT_KEYS)
+    assert refused.exit_code == 5
+    assert "setup needs gateway_key" in refused.output
+    assert desk.unattended(FULL).exit_code == 0
+    assert [desk.credstore.read(name).reveal() for name in KEPT[:2]] == ["the-key", "the-secret"]
 
 
 def test_options_stand_for_answers_and_go_before_them(desk: Desk) -> None:
@@ -278,7 +370,7 @@ def test_answers_are_checked_together_and_nothing_is_written_by_halves(desk: Des
 def test_secret_that_can_be_none_is_refused(desk: Desk, secret: str) -> None:
     done = desk.unattended(FULL.replace("the-secret", secret))
     assert done.exit_code == 3
-    assert not (desk.root / "keys/secret").exists()
+    assert not desk.plain("gatewayapi-secret").exists()
 
 
 def test_wrong_credentials_redis_away_and_no_daemon_are_told(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +378,7 @@ def test_wrong_credentials_redis_away_and_no_daemon_are_told(desk: Desk, monkeyp
     assert "GatewayAPI can't be used: credentials" in desk.unattended(FULL).output
     desk.statuses = [{"store": {"is_up": False}, "gateway": UP["gateway"]}]
     assert "Redis can't be used" in desk.unattended(FULL).output
-    monkeypatch.setattr(cli_setup, "START_WAIT_S", -1)
+    monkeypatch.setattr(service, "START_WAIT_S", -1)
 
     def away(*_: object, **__: object) -> dict[str, Any]:
         raise DaemonUnavailable("textgated can't be reached")
@@ -299,9 +391,8 @@ def test_daemon_that_cannot_be_started_is_told(desk: Desk, monkeypatch: pytest.M
     def systemctl(words: Sequence[str]) -> tuple[int, str]:
         return (1, "Job failed") if "restart" in words else (0, "")
 
-    monkeypatch.setattr(cli_setup, "run_command", systemctl)
-    is_dir = Path.is_dir
-    monkeypatch.setattr(Path, "is_dir", lambda path: str(path) == "/run/systemd/system" or is_dir(path))
+    monkeypatch.setattr(service, "run_program", systemctl)
+    monkeypatch.setattr(service, "has_systemd", lambda: True)
     done = desk.unattended(FULL)
     assert done.exit_code == 1
     assert "can't be started" in done.output
@@ -338,7 +429,7 @@ def test_person_is_asked_again_for_what_is_at_fault(desk: Desk) -> None:
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert desk.typed == []
-    assert desk.key("secret") == "the-secret\n"
+    assert desk.key("gatewayapi-secret") == "the-secret\n"
     assert "send-test" in desk.verbs
     assert "recovery" not in desk.verbs
 
@@ -347,7 +438,7 @@ def test_person_who_leaves_is_told_that_what_is_done_is_kept(desk: Desk) -> None
     done = desk.with_person("DK", "", "", "", "the-key")
     assert done.exit_code == 5
     assert "broken off" in done.output
-    assert desk.key("key") == "the-key\n"
+    assert desk.key("gatewayapi-key") == "the-key\n"
 
 
 def test_person_who_answers_nothing_is_not_asked_for_ever(desk: Desk) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from fake_systemd_creds import FakeSystemdCreds
 from textgate import doctor
 from textgate.cli import main
+from textgate.credstore import DROP_IN, PLAIN_FOLDER, Credstore
 from textgate.doctor import Finding, Level, Machine, examine
 from textgate.errors import TextgateError
 from textgate.pam_admin import STATE_DIR, PamAdmin
@@ -94,18 +96,20 @@ class Ward:
             "shadow": "alice:$y$x:1::::::\n",
             "passwd": "alice:x:1000:1000::/home/alice:/bin/bash\n",
             "home/.ssh/authorized_keys": KEY,
-            "keys/gatewayapi-key": "k",
-            "keys/gatewayapi-secret": "s",
-            "keys/gatewayapi-token": "t",
-            "keys/vault-key": "k1:" + "5a" * 32,
+            "etc/textgate/credentials/gatewayapi-key": "k",
+            "etc/textgate/credentials/gatewayapi-secret": "s",
+            "etc/textgate/credentials/gatewayapi-token": "t",
+            "etc/textgate/credentials/vault-key": "k1:" + "5a" * 32,
             "phones": "alice: +4520123456\n",
         }.items():
-            self.write(name, text, mode=0o600 if name.startswith("keys/") else 0o644)
+            self.write(name, text, mode=0o600 if "/credentials/" in name else 0o644)
         (root / "usr/libexec/textgate/pam-helper").chmod(0o755)
         (root / "phones").chmod(0o640)
         for name, mode in (("auth.sock", 0o600), ("admin.sock", 0o660)):
             self.write(name, "", mode=mode)
         (root / "redis.sock").chmod(0o660)
+        self.creds = FakeSystemdCreds()
+        self.credstore = Credstore(str(root), run=self.run, pipe=self.creds.pipe)
         self.admin = PamAdmin(str(root), self.run)
         for service, factor in (("sshd", "key"), ("sudo", "password"), ("sudo-i", "password")):
             self.admin.enable(service, FirstFactor(factor), now_at=NOW)
@@ -121,20 +125,31 @@ class Ward:
         line = " ".join(arguments)
         if line.startswith("sshd -T"):
             return 0, "".join(f"{key} {value}\n" for key, value in self.effective.items())
+        if line.startswith("systemctl cat"):
+            drop_in = self.root / DROP_IN.lstrip("/")
+            return 0, drop_in.read_text() if drop_in.exists() else ""
         if line == "sudo -V":
             return 0, self.sudo_version
         if "is-active" in line and "revert" in line:
             return (0 if self.is_timer_on else 3), ""
         return 0, ""
 
+    def encrypt(self, name: str, *, drop_plain: bool = True) -> None:
+        plain = f"{self.root}{PLAIN_FOLDER}/{name}"
+        assert self.credstore.encrypt(name, plain)
+        if drop_plain:
+            self.credstore.drop_plain(name, plain)
+
     def configure(self) -> Path:
         """The configuration; `options` are lines by section."""
         sections = {
             "limits": 'allowed_countries = ["DK"]',
-            "gateway": "\n".join(f'{name}_file = "{self.root}/keys/gatewayapi-{name}"' for name in CREDENTIALS),
+            "gateway": "\n".join(
+                f'{name}_file = "{self.root}{PLAIN_FOLDER}/gatewayapi-{name}"' for name in CREDENTIALS
+            ),
             "phones": f'file = "{self.root}/phones"',
             "store": f'url = "unix://{self.root}/redis.sock"',
-            "vault": f'key_file = "{self.root}/keys/vault-key"',
+            "vault": f'key_file = "{self.root}{PLAIN_FOLDER}/vault-key"',
             "daemon": f'auth_socket = "{self.root}/auth.sock"\nadmin_socket = "{self.root}/admin.sock"',
         }
         for section, line in self.options.items():
@@ -151,6 +166,7 @@ class Ward:
             logins=Logins(f"{self.root}/shadow", f"{self.root}/passwd", (f"{self.root}/sudoers",)),
             lookup=self.accounts.get,
             try_lines=lambda: self.dry_run_faults,
+            credstore=self.credstore,
             root=str(self.root),
             trusted_uids=uids,
         )
@@ -229,8 +245,18 @@ def _staff_required(ward: Ward) -> None:
 
 
 def _token_gone(ward: Ward) -> None:
-    (ward.root / "keys/gatewayapi-token").unlink()
+    (ward.root / "etc/textgate/credentials/gatewayapi-token").unlink()
     ward.options["gateway"] = 'auth = "token"'
+
+
+def _cloned(ward: Ward) -> None:
+    ward.encrypt("vault-key")
+    ward.creds.machine = "a clone"
+
+
+def _not_loaded(ward: Ward) -> None:
+    ward.encrypt("vault-key")
+    (ward.root / DROP_IN.lstrip("/")).unlink()
 
 
 def _nobody_can(ward: Ward) -> None:
@@ -250,7 +276,7 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         "config", Level.WARNING, "let in without a code", "secure",
     ),
     "credential missing": (
-        lambda w: (w.root / "keys/gatewayapi-secret").unlink(),
+        lambda w: (w.root / "etc/textgate/credentials/gatewayapi-secret").unlink(),
         "credentials", Level.FAILURE, "gatewayapi-secret is missing", "textgate setup",
     ),
     "credential of the other way": (
@@ -258,16 +284,24 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         "credentials", Level.FAILURE, "gatewayapi-token is missing", "textgate setup",
     ),
     "vault key missing": (
-        lambda w: (w.root / "keys/vault-key").unlink(),
+        lambda w: (w.root / "etc/textgate/credentials/vault-key").unlink(),
         "credentials", Level.FAILURE, "vault-key is missing", "textgate keys init",
     ),
     "credential open": (
-        lambda w: (w.root / "keys/gatewayapi-key").chmod(0o640),
+        lambda w: (w.root / "etc/textgate/credentials/gatewayapi-key").chmod(0o640),
         "credentials", Level.FAILURE, "is open to others", "chmod 0600",
     ),
     "credential in both forms": (
-        lambda w: w.write("etc/credstore.encrypted/textgate.vault-key", ""),
-        "credentials", Level.WARNING, "in plain text too", "shred",
+        lambda w: w.encrypt("vault-key", drop_plain=False),
+        "credentials", Level.WARNING, "in plain text too", "textgate credentials encrypt",
+    ),
+    "encrypted credential of another machine": (
+        _cloned,
+        "credentials", Level.FAILURE, "does not open on this machine", "textgate setup",
+    ),
+    "encrypted credential that nobody loads": (
+        _not_loaded,
+        "credentials", Level.FAILURE, "is not what textgated.service loads", "systemctl cat",
     ),
     "helper missing": (
         lambda w: (w.root / "usr/libexec/textgate/textgate_pam.py").unlink(),
@@ -451,9 +485,9 @@ def test_gateway_that_cannot_be_asked_is_no_fault(ward: Ward) -> None:
 
 
 def test_encrypted_credential_is_one(ward: Ward) -> None:
-    (ward.root / "keys/vault-key").unlink()
-    ward.write("etc/credstore.encrypted/textgate.vault-key", "")
+    ward.encrypt("vault-key")
     assert ward.worst("credentials").level is Level.OK
+    assert "is kept encrypted" in "".join(one.message for one in ward.findings() if one.check == "credentials")
 
 
 def test_exempt_people_need_no_phone(ward: Ward) -> None:

@@ -16,9 +16,10 @@ PACKAGE = Path(textgate.__file__).parent
 _MODULES = {
     "core": "errors secret codes msisdn sms texts limits policy protocol session config gateway_outcomes "
     "pam_stack config_edit sshd_config",
-    "adapters": "store gateway gateway_transport directory accounts credentials vault peercred audit "
-    "pam_conversation admin_client journal_reader memory pam_admin pam_dry_run",
-    "shell": "dispatcher verifier wiring admin server client doctor way_in pam_revert cli cli_base cli_pam cli_setup",
+    "adapters": "store gateway gateway_transport directory accounts credentials credstore vault peercred audit "
+    "pam_conversation admin_client journal_reader memory pam_admin pam_dry_run atomic_file programs",
+    "shell": "dispatcher verifier wiring admin server client doctor way_in pam_revert service cli cli_base cli_pam "
+    "cli_setup cli_credentials",
 }
 LAYERS = {layer: frozenset(modules.split()) for layer, modules in _MODULES.items()}
 ORDER = list(LAYERS)
@@ -106,7 +107,7 @@ def test_core_touches_nothing_outside(module: str) -> None:
         ("systemd", {"journal_reader", "server"}),
         ("cryptography", {"client", "vault"}),
         ("pwd", {"accounts", "credentials", "journal_reader"}),
-        ("subprocess", {"pam_admin"}),
+        ("subprocess", {"programs"}),
         ("pickle", set()),
     ],
 )

@@ -26,8 +26,6 @@ from textgate.pam_admin import (
     PamAdmin,
     PamAdminError,
     check_service,
-    replace_file,
-    run_command,
 )
 from textgate.pam_stack import BEGIN_MARK, FirstFactor, StackError
 from textgate.sshd_config import DROP_IN
@@ -751,49 +749,6 @@ def test_damaged_try_does_not_hold_up_others(admin: PamAdmin, root: Path) -> Non
     enable(admin, "login", confirm_by=NOW + 60)
     state_file(root, "login").write_text("{")
     assert [one.service for one in admin.revert_due(NOW + 60, never)] == ["sudo"]
-
-
-# --- Files and commands ---
-
-
-def test_replaced_file_keeps_owner_mode_and_attributes(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    path.chmod(0o640)
-    if os.geteuid() == 0:
-        os.chown(path, 1, 1)
-    os.setxattr(path, "user.mark", b"x")
-    former = path.stat()
-    replace_file(path, b"new", mode=0o600)
-    assert path.read_text() == "new"
-    assert (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode) == (
-        former.st_uid, former.st_gid, former.st_mode,
-    )  # fmt: skip
-    assert os.getxattr(path, "user.mark") == b"x"
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
-
-
-def test_file_that_cannot_be_replaced_is_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(_handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        replace_file(path, b"new", mode=0o600)
-    assert path.read_text() == "old"
-    assert [one.name for one in tmp_path.iterdir()] == ["file"]
-
-
-def test_commands_are_run_without_a_shell_and_without_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LD_PRELOAD", "/evil.so")
-    status, output = run_command(["env"])
-    assert status == 0
-    assert "evil" not in output
-    assert run_command(["sh", "-c", "echo out; echo err >&2; exit 3"]) == (3, "out\nerr\n")
-    assert run_command(["no-such-program"])[0] == 127
 
 
 def test_stack_that_cannot_be_read_is_an_error(admin: PamAdmin, root: Path) -> None:
