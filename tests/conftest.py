@@ -3,6 +3,7 @@
 
 import signal
 
-# The background jobs of a script ignore these two, which every program that is started here would inherit.
+# Background jobs and nohup ignore these, which every program that is started here would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+for number in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
