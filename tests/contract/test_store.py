@@ -863,6 +863,76 @@ def test_unlock_of_a_user_who_never_came_is_nothing(logins: Logins) -> None:
     logins.store.unlock("nobody")
 
 
+# --- A clock that was ahead, and has been set back ---
+
+AHEAD_MS = 1000 * DAY_MS
+
+
+def test_text_of_a_clock_that_was_ahead_holds_for_its_window_from_now(logins: Logins) -> None:
+    logins.begin(now_ms=START_MS + AHEAD_MS)
+    held = logins.begin(session="s2")
+    assert (held.state, held.until_ms) == (BeginState.THROTTLED, START_MS + 30_000)
+    logins.wait(30_000 - 1)
+    assert logins.begin(session="s2").state is BeginState.THROTTLED
+    logins.wait(1)
+    assert logins.begin(session="s2").state is BeginState.NEW
+
+
+def test_texts_of_a_clock_that_was_ahead_count_in_the_day(logins: Logins) -> None:
+    """They are not forgotten: nobody gets a second day's texts by it."""
+    logins.rules = replace(RULES, sends=(SendRow("day", DAY_MS, 2),))
+    for session in ("s1", "s2"):
+        assert logins.begin(session=session, now_ms=START_MS + AHEAD_MS).state is BeginState.NEW
+    assert logins.begin(session="s3").until_ms == START_MS + DAY_MS
+    logins.wait(DAY_MS)
+    assert logins.begin(session="s3").state is BeginState.NEW
+
+
+def test_wrong_codes_of_a_clock_that_was_ahead_count_for_a_day_from_now(logins: Logins) -> None:
+    logins.rules = replace(RULES, wrong_in_a_row=100, sends=ROOMY.sends)
+    logins.now_ms = START_MS + AHEAD_MS
+    logins.guess_wrong_times(RULES.wrong_per_place)
+    logins.now_ms = START_MS
+    locked = logins.begin(session="new")
+    assert (locked.state, locked.until_ms, locked.row) == (BeginState.LOCKED, START_MS + DAY_MS, "wrong_per_day")
+    logins.wait(DAY_MS)
+    assert logins.begin(session="new").state is BeginState.NEW
+
+
+def test_lockout_of_a_clock_that_was_ahead_ends_after_the_longest_one(logins: Logins) -> None:
+    logins.now_ms = START_MS + AHEAD_MS
+    assert logins.guess_wrong_times(5).state is CheckState.LOCKED
+    logins.now_ms = START_MS
+    assert logins.begin(session="new").until_ms == START_MS + RULES.lockout_max_ms
+    logins.wait(RULES.lockout_max_ms - 1)
+    assert logins.take().state is CheckState.LOCKED
+    logins.wait(1)
+    assert logins.take().state is not CheckState.LOCKED
+
+
+def test_checks_under_way_when_the_clock_is_set_back_are_waited_for_no_longer(logins: Logins) -> None:
+    logins.now_ms = START_MS + AHEAD_MS
+    logins.rules = replace(ROOMY, tries=5)
+    logins.begin()
+    for _ in range(5):
+        assert logins.take().state is CheckState.TRY
+    logins.now_ms = START_MS
+    assert logins.begin(session="new").row == "under_way"
+    logins.wait(IN_FLIGHT_MS)
+    locked = logins.begin(session="new")
+    assert (locked.row, locked.until_ms) == ("wrong_in_a_row", logins.now_ms + RULES.lockout_ms)
+
+
+def test_budget_that_a_clock_spent_ahead_of_now_has_room_after_a_window(logins: Logins) -> None:
+    for _ in range(3):
+        assert logins.store.charge([_budget()], now_ms=START_MS + AHEAD_MS) is None
+    refused = logins.store.charge([_budget()], now_ms=START_MS)
+    assert refused is not None
+    assert MINUTE_MS < refused[1] - START_MS <= MINUTE_MS + MINUTE_MS // 12
+    assert logins.store.charge([_budget()], now_ms=refused[1] - 1) is not None
+    assert [logins.store.charge([_budget()], now_ms=refused[1]) for _ in range(3)] == [None] * 3
+
+
 # --- Keys ---
 
 

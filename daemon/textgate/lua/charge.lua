@@ -12,6 +12,14 @@ local used, slices = 0, {}
 local flat = redis.call('HGETALL', KEYS[1])
 for place = 1, #flat, 2 do
     local index, spent = tonumber(flat[place]), tonumber(flat[place + 1])
+    -- Of a clock that has been set back (one slice ahead is another login's): it counts as of now.
+    if index > slice + 1 then
+        if takes then
+            redis.call('HDEL', KEYS[1], flat[place])
+            redis.call('HINCRBY', KEYS[1], slice, spent)
+        end
+        index = slice
+    end
     if index >= slice - SLICES then
         used = used + spent
         slices[#slices + 1] = {index, spent}

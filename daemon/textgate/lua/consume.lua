@@ -1,6 +1,6 @@
 -- The code was right: use the challenge up, once. Only the caller that gets 'pass' may let in.
 -- In: now_ms, source, challenge_id, try_id, is_right (false: let in without a code), the rules. Out: {'pass'} | {'locked', until, limit} | {'used'}
-local until_ms = number(redis.call('HGET', GUARD, 'locked_until_ms'))
+local until_ms = row_locked_until()
 if until_ms > now then return {'locked', until_ms, 'wrong_in_a_row'} end
 local found = redis.call('HMGET', CHALLENGE, 'id', 'expires_at_ms')
 if found[1] ~= arg.challenge_id or number(found[2]) <= now then return {'used'} end

@@ -46,6 +46,8 @@ end
 local function room_at(log, most, window_ms)
     if window_ms <= 0 then return 0 end
     redis.call('ZREMRANGEBYSCORE', log, '-inf', now - DAY_MS)
+    -- What a clock that has been set back wrote ahead of now counts as of now: nobody waits until it gets there again.
+    for _, member in ipairs(redis.call('ZRANGE', log, '(' .. now, '+inf', 'BYSCORE')) do note(member, log) end
     local deciding = redis.call('ZREVRANGE', log, most - 1, most - 1, 'WITHSCORES')
     local free_at = deciding[2] and number(deciding[2]) + window_ms or 0
     return free_at > now and free_at or 0
@@ -60,15 +62,26 @@ local function lock()
     return now + length_ms
 end
 
+-- A time of GUARD, but not later than this: that one is of a clock that has been set back, and is put right.
+local function guarded(field, latest)
+    local at = number(redis.call('HGET', GUARD, field))
+    if at <= latest then return at end
+    redis.call('HSET', GUARD, field, latest)
+    return latest
+end
+
+-- Until when a full row of wrong codes locks out; it is past if it doesn't.
+local function row_locked_until() return guarded('locked_until_ms', now + arg.lockout_max_ms) end
+
 -- Until when the user is locked out, and by which limit; 0 if not. Counts checks under way as wrong ones until they
 -- are known.
 local function locked_until()
-    local until_ms = number(redis.call('HGET', GUARD, 'locked_until_ms'))
+    local until_ms = row_locked_until()
     if until_ms > now then return until_ms, 'wrong_in_a_row' end
     until_ms = math.max(room_at(WRONG, arg.wrong_per_place, DAY_MS), room_at(ALL_WRONG, arg.wrong_per_day, DAY_MS))
     if until_ms > 0 then return until_ms, 'wrong_per_day' end
     if number(redis.call('HGET', GUARD, 'row')) >= arg.wrong_in_a_row then
-        local silent_since = number(redis.call('HGET', GUARD, 'row_at_ms')) + IN_FLIGHT_MS
+        local silent_since = guarded('row_at_ms', now) + IN_FLIGHT_MS
         if silent_since <= now then return lock(), 'wrong_in_a_row' end
         return silent_since, 'under_way'
     end
