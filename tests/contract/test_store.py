@@ -371,6 +371,19 @@ def test_used_new_code_does_not_bring_the_former_one_back(logins: Logins) -> Non
     assert logins.take().state is CheckState.NONE
 
 
+def test_former_code_of_an_earlier_text_does_not_come_back(logins: Logins) -> None:
+    """What the daemon left behind that died before it could say how a text ended."""
+    logins.begin()
+    logins.wait(MINUTE_MS)
+    logins.begin(is_anew=True)
+    for _ in range(3):
+        logins.guess_wrong()
+    logins.wait(MINUTE_MS)
+    third = logins.begin()
+    logins.settle(third.challenge_id, "refused:timeout")
+    assert logins.take().challenge_id == third.challenge_id
+
+
 def test_settle_for_a_challenge_that_was_replaced_changes_only_the_limits(logins: Logins) -> None:
     first = logins.begin()
     logins.wait(MINUTE_MS)
@@ -652,6 +665,17 @@ def test_stranger_locks_out_strangers_and_not_the_owner(logins: Logins) -> None:
     assert logins.begin(session="x").state is BeginState.LOCKED  # every stranger, not one address
     logins.source = ""
     assert logins.begin(session="sudo").state is BeginState.NEW
+
+
+def test_right_code_of_a_stranger_who_became_known_meanwhile_takes_its_own_count_back(
+    logins: Logins, redis_server: PrivateRedis
+) -> None:
+    logins.source = STRANGER
+    begun = logins.begin()
+    logins.take()
+    redis_server.client.zadd("textgate:{alice}:known", {STRANGER: logins.now_ms})
+    assert logins.consume(begun.challenge_id).state is CheckState.PASS
+    assert redis_server.client.zcard("textgate:{alice}:strangers:wrong") == 0
 
 
 def test_address_that_a_right_code_came_from_is_known(logins: Logins) -> None:
@@ -992,6 +1016,15 @@ def test_lockout_is_kept_as_long_as_it_lasts(logins: Logins, redis_server: Priva
     logins.rules = replace(ROOMY, lockout_ms=6 * DAY_MS, lockout_max_ms=7 * DAY_MS)
     locked = logins.guess_wrong_times(5)
     assert redis_server.client.pttl("textgate:{alice}:at:here:guard") > locked.until_ms - logins.now_ms
+
+
+@pytest.mark.parametrize("is_corrected", [False, True])
+def test_budget_is_kept_as_long_as_it_counts(logins: Logins, redis_server: PrivateRedis, is_corrected: bool) -> None:
+    budget = Budget(Scope.HOST, "here", DAY_MS, 3, 1)
+    logins.store.charge([budget], now_ms=START_MS)
+    if is_corrected:
+        logins.store.adjust([(budget, 1)], charged_at_ms=START_MS)
+    assert redis_server.client.pttl("textgate:budget:host:{here}") > DAY_MS + DAY_MS // 24
 
 
 HOSTILE = [
