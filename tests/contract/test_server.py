@@ -730,6 +730,20 @@ def test_logins_that_wait_for_the_gateway_keep_no_worker(place: Place, gateway: 
         assert [peer.answer() for peer in waiting] == [("ask", texts.SENT)] * 5
 
 
+def test_code_that_was_typed_is_not_kept_waiting_by_logins_that_begin(place: Place, gateway: FakeGatewayAPI) -> None:
+    place.configure(daemon={"workers": 8, "read_timeout_s": 30})
+    with place.run() as daemon:
+        daemon.ask("begin")
+        beginning = [Peer(place.auth).send(b"textgate/1 begin") for _ in range(4)]  # and don't come to an end
+        daemon.signal(signal.SIGSTOP)  # so that it finds the whole request, as it does when it has much to do
+        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
+        typed = daemon.start("check", fields() | {"CODE": gateway.last_code(PHONE)})
+        daemon.signal(signal.SIGCONT)
+        assert typed.answer() == ("pass", "")
+        for peer in beginning:
+            peer.close()
+
+
 def test_request_whose_helper_has_gone_texts_nobody(place: Place, gateway: FakeGatewayAPI) -> None:
     place.configure(daemon={"workers": 1, "queue": 1, "read_timeout_s": 20})
     with place.run() as daemon:
