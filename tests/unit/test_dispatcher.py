@@ -104,10 +104,15 @@ def _refuse_to_start(_thread: threading.Thread) -> None:
 
 
 def test_job_without_a_thread_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading.Thread, "start", _refuse_to_start)
     dispatcher = Dispatcher(threads=2, waiting=0)
-    for _ in range(5):  # and no place is lost by it
-        assert dispatcher.submit(lambda: None) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", _refuse_to_start)
+        for _ in range(5):
+            assert dispatcher.submit(lambda: None) is None
+    job = dispatcher.submit(lambda: "done")
+    assert job is not None, "a place was lost by it"
+    assert job.result(WITHIN_S) == "done"
+    dispatcher.close()
 
 
 def test_job_that_was_refused_is_not_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
