@@ -947,6 +947,27 @@ def test_checks_under_way_when_the_clock_is_set_back_are_waited_for_no_longer(lo
     assert (locked.row, locked.until_ms) == ("wrong_in_a_row", logins.now_ms + RULES.lockout_ms)
 
 
+def test_code_does_not_live_on_when_the_clock_is_set_back(logins: Logins) -> None:
+    begun = logins.begin(now_ms=START_MS + DAY_MS)
+    taken = logins.take(now_ms=START_MS + DAY_MS)
+    assert taken.state is CheckState.TRY
+    assert logins.consume(begun.challenge_id).state is CheckState.USED
+    assert logins.take().state is CheckState.NONE
+    logins.wait(30_000)
+    assert logins.begin().state is BeginState.THROTTLED
+    logins.wait(30_000)
+    assert logins.begin().state is BeginState.NEW
+
+
+@pytest.mark.parametrize("life_s", [60, 600])
+def test_code_outlives_a_clock_that_is_put_right_by_a_little(logins: Logins, life_s: int) -> None:
+    logins.rules = build_rules(CodesConfig(life_s=life_s), LimitsConfig())
+    begun = logins.begin(now_ms=START_MS + MINUTE_MS)
+    assert logins.begin().state is BeginState.LIVE
+    assert logins.take().state is CheckState.TRY
+    assert logins.consume(begun.challenge_id).state is CheckState.PASS
+
+
 def test_budget_that_a_clock_spent_ahead_of_now_has_room_after_a_window(logins: Logins) -> None:
     for _ in range(3):
         assert logins.store.charge([_budget()], now_ms=START_MS + AHEAD_MS) is None

@@ -9,7 +9,7 @@ if until_ms > 0 then return {'locked', until_ms, limit} end
 
 local found = redis.call('HMGET', CHALLENGE, unpack(CHALLENGE_FIELDS))
 local id, counter, send = found[1], found[2], found[6]
-local is_live = id and number(found[3]) > now and number(found[4]) > 0 and has(arg.phone_tags, found[5])
+local is_live = id and is_in_life(found[3]) and number(found[4]) > 0 and has(arg.phone_tags, found[5])
     and string.sub(send, 1, 7) ~= 'refused'
 if is_live and not arg.is_anew then
     return {'live', id, number(counter), redis.call('HGET', HOTP, 'secret') or '', send}

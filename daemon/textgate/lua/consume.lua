@@ -3,7 +3,7 @@
 local until_ms = row_locked_until()
 if until_ms > now then return {'locked', until_ms, 'wrong_in_a_row'} end
 local found = redis.call('HMGET', CHALLENGE, 'id', 'expires_at_ms')
-if found[1] ~= arg.challenge_id or number(found[2]) <= now then return {'used'} end
+if found[1] ~= arg.challenge_id or not is_in_life(found[2]) then return {'used'} end
 redis.call('DEL', CHALLENGE)
 drop(arg.challenge_id, UNANSWERED, OTHER_UNANSWERED, ALL_UNANSWERED)
 if arg.is_right then forgive() else withdraw() end

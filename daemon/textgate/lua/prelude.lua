@@ -7,6 +7,7 @@ local now = arg.now_ms
 local DAY_MS = 86400000
 local KEEP_MS = 2 * DAY_MS   -- longer than any window and any default lockout
 local IN_FLIGHT_MS = 15000   -- a check that took a try and said nothing for so long has died
+local LONGEST_LIFE_MS = 660000 -- of a code, and a minute: what ends later than that is of a clock that was set back
 local KNOWN_MS = 90 * DAY_MS -- how long an address stays known after a right code from it
 local CHALLENGE_FIELDS = {'id', 'counter', 'expires_at_ms', 'tries_left', 'phone_tag', 'send'}
 
@@ -17,6 +18,11 @@ local function has(list, value)
         if entry == value then return true end
     end
     return false
+end
+
+local function is_in_life(expires_at_ms)
+    local at = number(expires_at_ms)
+    return at > now and at <= now + LONGEST_LIFE_MS
 end
 
 -- Each place counts for itself: the machine (sudo, su), every address that a right code came from, and all addresses

@@ -5,7 +5,7 @@ local until_ms, limit = locked_until()
 if until_ms > 0 then return {'locked', until_ms, limit} end
 
 local found = redis.call('HMGET', CHALLENGE, unpack(CHALLENGE_FIELDS))
-if not found[1] or number(found[3]) <= now or not has(arg.phone_tags, found[5]) then return {'none'} end
+if not found[1] or not is_in_life(found[3]) or not has(arg.phone_tags, found[5]) then return {'none'} end
 if number(found[4]) <= 0 then return {'spent', found[6]} end
 local sealed = redis.call('HGET', HOTP, 'secret')
 if not sealed then return {'none'} end
