@@ -589,6 +589,15 @@ def test_nobody_gets_in_when_a_call_of_the_module_fails(stack: Stack, call: str,
     assert stack.after.exists() != has_failed
 
 
+@pytest.mark.parametrize("secret", ["password", "first-code", "second-code"])
+def test_module_gives_no_memory_back_that_holds_what_was_typed(stack: Stack, secret: str) -> None:
+    stack.write_block()
+    stack.plan("exit 1", "exit 1", "exit 0")
+    env = {"LD_PRELOAD": str(stack.built.fail), "PAM_WATCH": secret}
+    run = stack.run("=password", "=first-code", "=second-code", env=env)
+    assert (run.result, run.stderr) == (SUCCESS, "")
+
+
 def test_module_offers_only_the_two_auth_functions(built: Built) -> None:
     for module in (built.module, built.asan_module):
         symbols = subprocess.check_output(["nm", "-D", "--defined-only", "--format=posix", module], text=True)

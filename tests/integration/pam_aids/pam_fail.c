@@ -2,9 +2,11 @@
 /*
  * Preloaded by the tests: makes one call that pam_textgate.so makes fail. PAM_FAIL="name:n" picks the n-th call of that
  * function; calls from elsewhere are let through and not counted. Says "injected" on stderr when it has struck.
+ * PAM_WATCH="text": says "unwiped" when it gives memory back that still begins with this.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,17 +15,24 @@
 #include <security/pam_modules.h>
 
 extern void *__libc_calloc(size_t count, size_t size);
+extern void __libc_free(void *memory);
+
+static int is_ours(void *caller)
+{
+    Dl_info info;
+
+    return dladdr(caller, &info) != 0 && strstr(info.dli_fname, "pam_textgate") != NULL;
+}
 
 static int strikes(const char *name, void *caller)
 {
     static int seen;
     const char *wanted = getenv("PAM_FAIL");
     size_t length = strlen(name);
-    Dl_info info;
 
     if (wanted == NULL || strncmp(wanted, name, length) != 0 || wanted[length] != ':')
         return 0;
-    if (dladdr(caller, &info) == 0 || strstr(info.dli_fname, "pam_textgate") == NULL)
+    if (!is_ours(caller))
         return 0;
     if (++seen != atoi(wanted + length + 1))
         return 0;
@@ -77,4 +86,15 @@ char *strdup(const char *text)
 void *calloc(size_t count, size_t size)
 {
     return strikes("calloc", CALLER) ? NULL : __libc_calloc(count, size);
+}
+
+void free(void *memory)
+{
+    const char *watched = getenv("PAM_WATCH");
+
+    if (memory != NULL && watched != NULL && malloc_usable_size(memory) >= strlen(watched)
+        && memcmp(memory, watched, strlen(watched)) == 0 && is_ours(CALLER)
+        && write(STDERR_FILENO, "unwiped\n", 8) != 8)
+        abort();
+    __libc_free(memory);
 }
