@@ -1148,21 +1148,29 @@ def test_gateway_away_does_not_open_a_locked_door(door: Door) -> None:
     assert door.check("123456", session="good").text == LOCKED_4
 
 
-@pytest.mark.parametrize(
-    "reason",
-    [
-        SendReason.CREDIT,
-        SendReason.NUMBER,
-        SendReason.COUNTRY,
-        SendReason.CREDENTIALS,
-        SendReason.THROTTLED,
-        SendReason.CLOCK,
-        SendReason.ACCOUNT,
-        SendReason.CONTENT,
-        SendReason.REPLAY,
-        SendReason.INVALID,
-    ],
+# What the network or the service may do to anybody's text, and nobody to a text of his own.
+AWAY_REASONS = (
+    SendReason.DNS,
+    SendReason.UNREACHABLE,
+    SendReason.TLS,
+    SendReason.TIMEOUT,
+    SendReason.DEADLINE,
+    SendReason.RESET,
+    SendReason.SERVER_ERROR,
 )
+
+
+@pytest.mark.parametrize("reason", AWAY_REASONS)
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.UNKNOWN])
+def test_gateway_is_away_in_whichever_way_it_is(door: Door, outcome: Outcome, reason: SendReason) -> None:
+    door.configure(failmode={"gateway": "safe", "safe_services": ("sshd",)})
+    door.gateway.always = (outcome, reason)
+    begun = door.begin()
+    assert begun == (SKIP if outcome is Outcome.REFUSED else Reply(Word.ASK, texts.ON_ITS_WAY))
+    assert begun == SKIP or door.check("none came") == PASS
+
+
+@pytest.mark.parametrize("reason", [reason for reason in SendReason if reason not in AWAY_REASONS])
 def test_refusal_that_somebody_could_bring_about_opens_no_door(door: Door, reason: SendReason) -> None:
     door.configure(failmode={"gateway": "safe", "safe_services": ("sshd",)})
     door.gateway.always = (Outcome.REFUSED, reason)
