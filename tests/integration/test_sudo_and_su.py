@@ -176,6 +176,33 @@ def test_what_stands_behind_the_block_in_sudo_gets_the_password_and_not_the_code
 
 
 @pytest.mark.usefixtures("sudo_lines")
+def test_wrong_codes_are_no_wrong_passwords_to_faillock(phone: Phone, tmp_path: Path) -> None:
+    """pam_faillock that locks out at the first wrong password: wrong codes don't, and a wrong password does."""
+    service = Path("/etc/pam.d/sudo")
+    faillock = f"pam_faillock.so deny=1 dir={tmp_path}"
+    lines = f"""\
+auth requisite {faillock} preauth
+auth [success=1 default=ignore] pam_unix.so nodelay
+auth [default=die] {faillock} authfail
+auth required {faillock} authsucc
+"""
+    service.write_text(service.read_text().replace("@include common-auth\n", lines))
+    with sudo(ALICE, "sh", "-c", PROVE) as terminal:
+        terminal.answer("password for alice: ", ALICE.password)
+        code = phone.next_code()
+        for _ in range(3):
+            terminal.answer(CODE, wrong_code(code))
+        terminal.answer("password for alice: ", ALICE.password)
+        terminal.answer(CODE, phone.next_code())
+        terminal.expect(PROOF)
+    with sudo(ALICE, "sh", "-c", PROVE) as terminal:
+        terminal.answer("password for alice: ", f"not-{ALICE.password}")
+        assert terminal.expect_end() == 1  # sudo's other two attempts don't get as far as a prompt
+        assert terminal.shown.count("password for alice: ") == 1
+    assert len(phone.texts) == 2
+
+
+@pytest.mark.usefixtures("sudo_lines")
 def test_command_of_sudo_inherits_no_descriptor_and_no_secret(phone: Phone) -> None:
     with sudo(ALICE, "sh", "-c", "ls -x /proc/self/fd; env; echo end-$((6*7))") as terminal:
         terminal.answer("password for alice: ", ALICE.password)
