@@ -35,6 +35,7 @@ from .pam_stack import (
     FirstFactor,
     Rule,
     StackError,
+    asks_anybody,
     block_count,
     block_text,
     body_lines,
@@ -295,7 +296,7 @@ class PamAdmin:
                 "see /usr/share/doc/textgate/pam.md",
             )
         after = with_block(before, first_factor, service=service)
-        self._check_stack(service, after)
+        self._check_stack(service, after, first_factor)
         changes = [FileChange(path, self._bytes(path), after.encode())]
         if is_sshd:
             drop_in = sshd_config.drop_in_text(first_factor).encode()
@@ -306,15 +307,21 @@ class PamAdmin:
         """The stack of a service as it would be with this text for its own file. Raises StackError."""
         return read_stack(service, lambda name: text if name == service else self.read_pam(name))
 
-    def _check_stack(self, service: str, text: str) -> None:
-        """Nobody gets around the lines, a right code gets through them, and nobody is asked twice."""
+    def _check_stack(self, service: str, text: str, first_factor: FirstFactor) -> None:
+        """Nobody gets around the lines, a right code gets through them, and nobody is asked twice or without need."""
         rules = self.planned_rules(service, text)
         around = ways_around(rules)
         if around:
             raise PamAdminError(
                 f"{service}: these lines would let in without a code: " + ", ".join(around),
                 hint="a `sufficient` line, or a jump, above textgate's lines ends the stack before them: "
-                "make it `required`, or put it below",
+                "make it `requisite`, or put it below",
+            )
+        if first_factor is not FirstFactor.KEY and asks_anybody(rules):
+            raise PamAdminError(
+                f"{service}: codes would be texted, and asked for, after a wrong password too",
+                hint="a `required` line, or a `substack`, above textgate's lines does not end the stack: "
+                "make it `requisite`, or `include`",
             )
         if not lets_in_with_code(rules):
             raise PamAdminError(

@@ -334,6 +334,24 @@ def lets_in_with_code(rules: Sequence[Rule]) -> bool:
     return any(_current(rules, one) is None and _end(one) == "success" and one.has_asked for one in states)
 
 
+def asks_anybody(rules: Sequence[Rule]) -> bool:
+    """Whether textgate is asked even where every other module says no, as it is below a `required` line.
+
+    PAM goes on behind such a line although the login is lost. Whoever knows a name could then have texts sent to its
+    owner, and lock him out with wrong codes.
+    """
+    met = []
+
+    def refuse(_at: int, rule: Rule) -> str:
+        if is_ours(rule):
+            met.append(verb(rule))
+            return "ignore" if verb(rule) == "first-factor" else "system_err"
+        return _FIXED.get(_file_name(rule.module), ("auth_err",))[0]
+
+    play(rules, refuse)
+    return "begin" in met
+
+
 def _search(rules: Sequence[Rule], ours: Mapping[str, tuple[str, ...]]) -> dict[_State, tuple[_State, str] | None]:
     """Every state that a run can be in, with the state and the answer that it came from."""
     came_from: dict[_State, tuple[_State, str] | None] = {_State(): None}

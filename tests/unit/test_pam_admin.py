@@ -241,6 +241,7 @@ def test_services_that_cannot_ask_are_refused_with_the_reason(admin: PamAdmin, s
     [
         ("sudo", "auth sufficient pam_unix.so\n@include common-auth\n", "/etc/pam.d/sudo:1"),
         ("sudo", "auth requisite pam_deny.so\n@include common-auth\n", "nobody would be let in"),
+        ("sudo", "auth required pam_unix.so\n", "after a wrong password too"),
         ("sudo", "session required pam_limits.so\n", "no auth line"),
         ("sudo", "nonsense\n", "no form that PAM knows"),
         ("sudo", "@include common-auth\n@include textgate\n", "asks for a code already"),

@@ -22,6 +22,7 @@ from textgate.pam_stack import (
     FirstFactor,
     Rule,
     StackError,
+    asks_anybody,
     block_count,
     block_text,
     body_lines,
@@ -224,6 +225,34 @@ def test_block_in_a_substack_refuses_all_the_same() -> None:
 )
 def test_stack_that_lets_nobody_in_is_told_from_one_that_does(text: str, is_open: bool) -> None:
     assert lets_in_with_code(rules_of(text)) is is_open
+
+
+@pytest.mark.parametrize(
+    ("text", "is_asked"),
+    [
+        ("auth required pam_unix.so\n@include textgate\n", True),
+        ("auth requisite pam_unix.so\n@include textgate\n", False),
+        ("auth optional pam_unix.so\n@include textgate\n", True),
+        ("auth required pam_env.so\n@include common-auth\n@include textgate\n", False),
+        ("auth substack strict\n@include textgate\n", True),  # what ends a substack does not end the stack
+        (
+            "auth required pam_faillock.so preauth\nauth [success=1 default=ignore] pam_unix.so\n"
+            "auth [default=die] pam_faillock.so authfail\n@include textgate\n",
+            False,
+        ),
+        ("auth [success=1 default=ignore] pam_textgate.so first-factor\nauth requisite pam_unix.so\n" + BLOCK, False),
+        ("auth [success=1 default=ignore] pam_textgate.so first-factor\nauth required pam_unix.so\n" + BLOCK, True),
+        ("@include textgate\n", True),  # right below a key, which sshd has seen
+    ],
+)
+def test_stack_that_asks_after_a_wrong_password_is_told(text: str, is_asked: bool) -> None:
+    assert asks_anybody(rules_of(text, strict="auth requisite pam_unix.so\n")) is is_asked
+
+
+@pytest.mark.parametrize("service", ["sudo", "su", "login"])
+def test_debians_services_ask_nobody_after_a_wrong_password(service: str) -> None:
+    text = with_block(FILES[service], FirstFactor.PASSWORD, service=service)
+    assert not asks_anybody(rules_of(text))
 
 
 def test_every_jump_of_the_block_matters() -> None:
