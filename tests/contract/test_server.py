@@ -29,7 +29,9 @@ import pytest
 from fake_gatewayapi import ApiKey, FakeGatewayAPI
 from private_redis import PrivateRedis
 from textgate import texts
+from textgate.audit import Priority
 from textgate.cli import main as command
+from textgate.config import Config
 from textgate.protocol import REQUEST_MAX_BYTES
 
 SOURCES = Path(__file__).parents[2] / "daemon"
@@ -1170,6 +1172,30 @@ def test_request_that_waited_too_long_is_denied(monkeypatch: pytest.MonkeyPatch)
     reply = server._start(None, time.monotonic() - server_module.STALE_S - 0.1)
     assert (reply.word.value, reply.text) == ("deny", texts.BUSY)
     assert counted == ["overload"]
+
+
+def test_fault_that_nobody_foresaw_is_a_denial_with_an_alert() -> None:
+    """Unit of the server: whatever a step raises, its peer gets an answer."""
+    from textgate import server as server_module
+
+    class Broken:
+        def begin_later(self, _session: object, _later: object) -> None:
+            raise ZeroDivisionError("secret")
+
+    counted: list[str] = []
+    events: list[dict[str, Any]] = []
+    server: Any = object.__new__(server_module.Server)
+    server.counts = type("Counts", (), {"add": staticmethod(counted.append)})
+    server._audit = type("Audit", (), {"event": staticmethod(lambda *_args, **fields: events.append(fields))})
+    server._config = Config(path="test").daemon
+    server._services = type("Services", (), {"config": Config(path="test"), "verifier": Broken()})
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(request("begin", fields()))
+        theirs.shutdown(socket.SHUT_WR)
+        reply = server._start(ours, time.monotonic())
+    assert (reply.word.value, reply.text, counted) == ("deny", texts.INTERNAL, ["fault"])
+    assert (events[0]["priority"], events[0]["reason"]) == (Priority.ALERT, "ZeroDivisionError")
 
 
 def test_daemon_that_is_stuck_is_not_healthy() -> None:

@@ -1148,6 +1148,31 @@ def test_gateway_away_does_not_open_a_locked_door(door: Door) -> None:
     assert door.check("123456", session="good").text == LOCKED_4
 
 
+@pytest.mark.parametrize("comes_between", ["a lockout", "another check", "a new text"])
+def test_gateway_away_lets_nobody_in_by_a_text_that_is_over(
+    door: Door, monkeypatch: pytest.MonkeyPatch, comes_between: str
+) -> None:
+    door.configure(codes={"life_s": 600})
+    door.configure(failmode={"gateway": "safe", "safe_services": ("sshd",)}, gateway={"send_wait_s": 0.0})
+    held = HeldSender()
+    door.use(held)
+    door.gateway.always = UNKNOWN_AWAY
+    door.begin(session="s1")
+    held.release()
+    door.clock.move_ms(MINUTE_MS)
+    door.use(DirectSender())
+    door.configure(gateway={"send_wait_s": 2.0})
+    door.gateway.always = SENT
+    steps: dict[str, Callable[[], object]] = {
+        "a lockout": lambda: _lock(door),
+        "another check": lambda: door.check("none came", session="s1"),
+        "a new text": lambda: door.check("", session="s1"),
+    }
+    _just_before_consume(door, monkeypatch, steps[comes_between])
+    assert door.check("none came", session="s1").word is Word.DENY
+    assert len(door.journal.find("fail_open")) == int(comes_between == "another check")
+
+
 # What the network or the service may do to anybody's text, and nobody to a text of his own.
 AWAY_REASONS = (
     SendReason.DNS,
