@@ -42,8 +42,10 @@ def hotp(secret: Secret, counter: int, *, digits: int) -> Secret:
 
 def new_recovery_code() -> Secret:
     """A single-use code for a person without a phone: three groups of four, 60 random bits, no look-alikes."""
-    characters = [secrets.choice(_RECOVERY_ALPHABET) for _ in range(RECOVERY_LENGTH)]
-    return Secret("-".join("".join(characters[at : at + 4]) for at in range(0, RECOVERY_LENGTH, 4)))
+    text = ""
+    while not is_recovery_form(Secret(text)):  # one of digits alone would pass for a texted code
+        text = "".join(secrets.choice(_RECOVERY_ALPHABET) for _ in range(RECOVERY_LENGTH))
+    return Secret("-".join(text[at : at + 4] for at in range(0, RECOVERY_LENGTH, 4)))
 
 
 def is_recovery_form(typed: Secret) -> bool:

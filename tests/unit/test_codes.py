@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textgate.codes import TYPED_MAX_LENGTH, hotp, is_equal, new_id, new_secret, normalise
+from textgate.codes import TYPED_MAX_LENGTH, hotp, is_equal, new_id, new_recovery_code, new_secret, normalise
 from textgate.secret import Secret
 
 RFC_KEY = b"12345678901234567890"
@@ -140,3 +140,10 @@ def test_normalise_takes_any_text_and_never_makes_it_longer(typed: str) -> None:
 )
 def test_is_equal_takes_only_the_very_same_code(typed: str, is_right: bool) -> None:
     assert is_equal(Secret(typed), hotp(RFC_SECRET, 0, digits=6)) is is_right
+
+
+def test_recovery_code_of_digits_alone_is_never_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would pass for a texted code, and never be accepted."""
+    characters = iter("123456789123" + "a23456789123")
+    monkeypatch.setattr("textgate.codes.secrets.choice", lambda _: next(characters))
+    assert new_recovery_code().reveal() == "a234-5678-9123"

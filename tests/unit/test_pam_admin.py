@@ -485,7 +485,7 @@ def test_signal_in_the_middle_waits_for_the_end(admin: PamAdmin, root: Path, mon
     write = PamAdmin._write
 
     def interrupted(self: PamAdmin, path: str, content: bytes | None) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # to nobody that another test left
         write(self, path, content)
 
     monkeypatch.setattr(PamAdmin, "_write", interrupted)
