@@ -263,6 +263,10 @@ class LimitsConfig:
         (), list_of(country), 'countries that may be texted, such as ["DK", "SE"]; [] is none, ["*"] all'
     )
 
+    def allows(self, country: str) -> bool:
+        """Whether texts may go to a country (`Msisdn.country`)."""
+        return "*" in self.allowed_countries or country in self.allowed_countries
+
 
 @dataclass(frozen=True)
 class RequiredConfig:

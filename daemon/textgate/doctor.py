@@ -104,6 +104,17 @@ class Machine:
         return {user: account for user, account in found.items() if account is not None}
 
     @cached_property
+    def unreachable(self) -> list[str]:
+        """The users to whose country no text may go."""
+        phones, limits = self.phones.numbers, self.config.limits
+        return [user for user in self.accounts if not limits.allows(phones[user].country)]
+
+    @cached_property
+    def admins(self) -> list[Account]:
+        """The administrators to whose phone a code may be texted."""
+        return [one for user, one in self.accounts.items() if is_admin(one) and user not in self.unreachable]
+
+    @cached_property
     def guarded(self) -> list[str]:
         """Services that ask for a code."""
         return self.pam.services()
@@ -330,10 +341,14 @@ def _phones(machine: Machine) -> Iterator[Finding]:
     if unknown:
         message = f"phones of users whom this machine doesn't know: {_names(unknown)}"
         yield Finding("phones", Level.WARNING, message, f"edit {config.phones.file}")
-    admins = [user for user, account in machine.accounts.items() if is_admin(account)]
-    if admins:
+    if machine.unreachable:
+        message = f"phones in countries that may not be texted: {_names(machine.unreachable)}"
+        yield Finding("phones", Level.FAILURE, message, f"edit [limits] allowed_countries in {config.path}")
+    if machine.admins:
         count = len(machine.phones.numbers)
-        message = f"{count} user{'' if count == 1 else 's'} with a phone, {len(admins)} of them may become root"
+        message = (
+            f"{count} user{'' if count == 1 else 's'} with a phone, {len(machine.admins)} of them may become root"
+        )
         yield Finding("phones", Level.OK, message)
     else:
         level = Level.FAILURE if machine.guarded else Level.WARNING
@@ -468,8 +483,7 @@ def _sshd(machine: Machine) -> Iterator[Finding]:
         yield Finding("sshd", Level.WARNING, f"some logins go without a code: {fault}", "take that line out")
     if not (faults or opened):
         yield Finding("sshd", Level.OK, f"asks for {found['authenticationmethods']}, and takes no password by itself")
-    admins = [account for account in machine.accounts.values() if is_admin(account)]
-    obstacles = ssh_obstacles(admins, first_factor, found, machine.logins) if admins else []
+    obstacles = ssh_obstacles(machine.admins, first_factor, found, machine.logins) if machine.admins else []
     if obstacles:
         message = "no administrator with a phone can log in by ssh: " + "; ".join(obstacles)
         yield Finding("sshd", Level.FAILURE, message, "textgate enrol USER, of one who can")

@@ -318,8 +318,7 @@ class Verifier:
 
     def is_allowed_country(self, phone: Msisdn) -> bool:
         """Whether texts may go to the phone's country."""
-        allowed = self._config.limits.allowed_countries
-        return "*" in allowed or phone.country in allowed
+        return self._config.limits.allows(phone.country)
 
     # --- Opening a challenge ---
 

@@ -97,14 +97,18 @@ def is_admin(account: Account) -> bool:
 
 
 def enrolled_admins(config: Config, logins: Logins | None = None) -> list[Account]:
-    """The administrators who have a phone, wherever numbers come from. Raises DirectoryError, or AccountsError."""
+    """The administrators to whose phone a code may be texted, wherever numbers come from.
+
+    Raises DirectoryError, or AccountsError.
+    """
     phones, accounts = config.phones, NssAccounts()
     if "file" in phones.sources and not Path(phones.file).exists():
         return []  # nobody's number can be known, and the daemon refuses everybody
     users = read_phones(phones.file, phones.default_region).numbers if "file" in phones.sources else ()
     found = [accounts.lookup(user) for user in dict.fromkeys([*users, *(logins or Logins()).people()])]
     directory = build_directory(phones, accounts)
-    return [one for one in found if one is not None and is_admin(one) and directory.lookup(one.name) is not None]
+    admins = [one for one in found if one is not None and is_admin(one)]
+    return [one for one in admins if (phone := directory.lookup(one.name)) and config.limits.allows(phone.country)]
 
 
 def ssh_obstacles(

@@ -374,6 +374,14 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         lambda w: w.write("phones", "bob: +4520123457\n", mode=0o640),
         "phones", Level.FAILURE, "nobody who can become root", "textgate enrol",
     ),
+    "phone in another country": (
+        lambda w: w.write("phones", "alice: +46701234567\n", mode=0o640),
+        "phones", Level.FAILURE, "may not be texted: alice", "allowed_countries",
+    ),
+    "administrator's phone in another country": (
+        lambda w: w.write("phones", "alice: +46701234567\n", mode=0o640),
+        "phones", Level.FAILURE, "nobody who can become root", "textgate enrol",
+    ),
     "phones gone": (lambda w: (w.root / "phones").unlink(), "phones", Level.FAILURE, "phones", ""),
     "required, no phone": (
         lambda w: w.options.update(required='users = ["bob"]'),

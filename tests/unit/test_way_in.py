@@ -118,6 +118,8 @@ def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config = parse_config(text, config_path="x")
     phones.chmod(0o640)
     assert [account.name for account in enrolled_admins(config, nobody_else)] == ["alice"]
+    phones.write_text("alice: +46701234567\n")  # to where nothing may be texted, and so no code comes
+    assert enrolled_admins(config, nobody_else) == []
     phones.unlink()
     assert enrolled_admins(config, nobody_else) == []
     assert is_admin(ROOT)
