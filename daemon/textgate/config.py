@@ -153,6 +153,13 @@ def country(value: Any) -> str:
     raise ValueError('must be a country code of two capitals such as "DK" or "GB" (or "*" for all)')
 
 
+def home_country(value: Any) -> str:
+    """A region that phone numbers can belong to, or "" for none."""
+    if isinstance(value, str) and (not value or is_region(value)):
+        return value
+    raise ValueError('must be a country code of two capitals such as "DK" or "GB"')
+
+
 _GATEWAY_URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::(?P<port>[0-9]{1,5}))?/?"
 )
@@ -303,9 +310,7 @@ class PhonesConfig:
 
     sources: tuple[str, ...] = option(("file",), list_of(choice("file", "gecos")), "sources in order; first hit wins")
     file: str = option("/etc/textgate/phones", path, "the phones file")
-    default_region: str = option(
-        "", matching(r"[A-Z]{2}|", 'a country code of two capitals such as "DK"'), "country of numbers without +"
-    )
+    default_region: str = option("", home_country, "country of numbers without +")
 
 
 @dataclass(frozen=True)

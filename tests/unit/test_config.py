@@ -322,6 +322,7 @@ REFUSED = [
     ("phones", "sources = []", "must name at least one source"),
     ("phones", 'default_region = "dk"', "must be a country code"),
     ("phones", 'default_region = "DNK"', "must be a country code"),
+    ("phones", 'default_region = "UK"', "must be a country code"),  # it is GB
     ("failmode", 'store = "open"', "must be one of"),
 ]
 
