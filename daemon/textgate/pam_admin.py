@@ -257,11 +257,12 @@ class PamAdmin:
         return Condition.CHANGED
 
     def marked(self) -> list[str]:
-        """The services with lines of textgate's making in their own file."""
+        """The services with lines of textgate's making in a file of their own; a link has none."""
         return [
             path.name
             for path in (sorted(self._at(PAM_DIR).iterdir()) if self._at(PAM_DIR).is_dir() else ())
             if _is_service(path.name)
+            and not path.is_symlink()
             and has_mark((self._bytes(f"{PAM_DIR}/{path.name}") or b"").decode(errors="replace"))
         ]
 
@@ -453,19 +454,18 @@ class PamAdmin:
         content = self._bytes(path)
         if content is None or (known and content == known.before):
             return []
-        if self._at(path).is_symlink():
+        text = content.decode("utf-8", errors="surrogateescape")
+        is_of_ours = text.startswith(f"{sshd_config.FIRST_LINE}\n") if path == DROP_IN else has_mark(text)
+        if self._at(path).is_symlink() and (known or is_of_ours):
             raise PamAdminError(f"{path}: is a symbolic link by now, and is left alone", hint=f"ls -l {path}")
         if known and content == known.after:
             return [FileChange(path, content, known.before)]
+        if not is_of_ours:
+            return []
         if path == DROP_IN:
-            if not content.startswith(sshd_config.FIRST_LINE.encode() + b"\n"):
-                return []
             aside = self._free_name(f"{path}.changed")  # sshd reads *.conf alone
             keep = [] if known is None else [FileChange(aside, None, content)]
             return [*keep, FileChange(path, content, known.before if known else None)]
-        text = content.decode("utf-8", errors="surrogateescape")
-        if not has_mark(text):
-            return []
         cleaned = without_block(text)
         if cleaned is None:
             raise PamAdminError(

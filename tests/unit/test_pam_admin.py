@@ -587,6 +587,20 @@ def test_file_that_became_a_symbolic_link_is_left_alone(admin: PamAdmin, root: P
         admin.disable("sudo")
 
 
+def test_link_to_a_guarded_file_is_no_guarded_file_of_its_own(admin: PamAdmin, root: Path) -> None:
+    pam_file(root, "doas").symlink_to("sudo")
+    pam_file(root, "elsewhere").symlink_to(root / "etc/pam.d/login")
+    before = snapshot(root)
+    enable(admin)
+    assert admin.marked() == ["sudo"]
+    assert admin.disable("elsewhere") == ()  # nothing of ours behind it
+    with pytest.raises(PamAdminError, match="symbolic link"):
+        admin.disable("doas")
+    admin.disable("sudo")
+    assert admin.disable("doas") == ()
+    assert snapshot(root) == before
+
+
 # --- State that is lost or damaged ---
 
 
