@@ -283,6 +283,7 @@ def _row(admin: PamAdmin, name: str, *, is_asking: bool) -> dict[str, Any]:
             remedy = f"edit /etc/pam.d/{name}"
         if guard and guard.fault:
             faults.append(f"could not be taken back: {guard.fault}")
+            remedy = f"textgate pam disable {name}"
         if guard and guard.confirm_by is not None and not admin.is_timer_running():
             faults.append("is being tried, and no timer takes it back")
             remedy = f"textgate pam disable {name}"

@@ -268,6 +268,20 @@ def test_status_tells_of_a_try_that_no_timer_takes_back(desk: Desk) -> None:
     assert desk.rows()["sudo"]["faults"] == ["is being tried, and no timer takes it back"]
 
 
+def test_status_tells_of_a_try_that_could_not_be_taken_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.run("try", "sudo")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PamAdmin, "_write", full)
+        PamAdmin(str(desk.root), desk.run_command).revert_due(2_000_000_000, lambda guard: False)
+    row = desk.rows()["sudo"]
+    assert "could not be taken back: sudo: can't be changed: No space left on device" in row["faults"]
+    assert row["remedy"] == "textgate pam disable sudo"
+
+
 def test_half_of_a_change_is_told_and_enable_mends_it(desk: Desk) -> None:
     desk.run("enable", "sshd")
     (desk.root / DROP_IN.lstrip("/")).unlink()
