@@ -15,7 +15,7 @@ import click
 
 from . import admin_client, wiring
 from .config import Config
-from .errors import TextgateError
+from .errors import TextgateError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,6 +102,11 @@ def command(function: F) -> F:
             function(context, *arguments, **options)
         except TextgateError as error:
             fail(context, error)
+        except click.UsageError as error:
+            if not context.is_json:
+                raise
+            path = click.get_current_context().command_path
+            fail(context, UsageError(error.format_message(), hint=f"see: {path} --help"))
 
     untyped: Any = run  # click's types differ from release to release
     json_option = click.option("--json", "is_json_here", is_flag=True, help="print one JSON object instead of text")

@@ -16,7 +16,7 @@ import click
 
 from . import way_in
 from .cli_base import Context, command, complete_services
-from .errors import ExitCode, TextgateError
+from .errors import ExitCode, TextgateError, UsageError
 from .pam_admin import (
     SSHD_SERVICES,
     Condition,
@@ -316,11 +316,11 @@ def _row_text(row: Mapping[str, Any]) -> str:
 
 
 def parse_span(text: str) -> int:
-    """ "90s", "5m", "1h" -> seconds, 30 to 86400. Raises PamAdminError."""
+    """ "90s", "5m", "1h" -> seconds, 30 to 86400. Raises UsageError."""
     match = _SPAN.fullmatch(text)
     found_s = int(match[1]) * _UNITS[match[2]] if match else 0
     if not CONFIRM_MIN_S <= found_s <= CONFIRM_MAX_S:
-        raise PamAdminError("--confirm-within can't be read", hint="write a time from 30s to 24h, such as 5m")
+        raise UsageError("--confirm-within can't be read", hint="write a time from 30s to 24h, such as 5m")
     return found_s
 
 

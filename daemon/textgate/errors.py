@@ -59,6 +59,12 @@ class ProtocolError(TextgateError):
         self.reason = reason
 
 
+class UsageError(TextgateError):
+    """The command line can't be used."""
+
+    exit_code = ExitCode.USAGE
+
+
 class StoreUnavailable(TextgateError):
     """Redis can't be reached, is read-only, is full, or answered in a way that can't be used."""
 

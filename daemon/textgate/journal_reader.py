@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .audit import IDENTIFIER, printable
-from .errors import TextgateError
+from .errors import TextgateError, UsageError
 
 HELPER_IDENTIFIER = "textgate-pam-helper"
 DAEMON_USER = "textgate"
@@ -29,7 +29,7 @@ _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 def parse_since(text: str, now: dt.datetime) -> dt.datetime:
     """A time to start from: "15m", "2h", "3d" (ago), "today", "yesterday", or "2026-11-24", "2026-11-24 10:30".
 
-    now: the present, aware. Returns an aware time. Raises TextgateError for anything else.
+    now: the present, aware. Returns an aware time. Raises UsageError for anything else.
     """
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     named = {"today": midnight, "yesterday": midnight - dt.timedelta(days=1), "now": now}
@@ -41,7 +41,7 @@ def parse_since(text: str, now: dt.datetime) -> dt.datetime:
             return now - dt.timedelta(seconds=int(span[1]) * _UNIT_S[span[2]])
         found = dt.datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise TextgateError(
+        raise UsageError(
             "--since can't be read", hint='write "15m", "2h", "3d", "today", "2026-11-24" or "2026-11-24 10:30"'
         ) from None
     return found if found.tzinfo else found.replace(tzinfo=now.tzinfo)

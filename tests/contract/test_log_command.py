@@ -340,12 +340,12 @@ def test_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("since", ["", "soon", "-1h", "2026-13-01", "9" * 400, "999999w", "1y", "\x1b[2J"], ids=ascii)
 def test_time_that_is_none_is_said_and_not_repeated(journal: Writer, since: str) -> None:
-    _is_refused("--since", since or " ", words="--since can't be read")
+    _is_refused("--since", since or " ", words="--since can't be read", status=2)
 
 
-def _is_refused(*arguments: str, words: str) -> None:
+def _is_refused(*arguments: str, words: str, status: int = 1) -> None:
     code, out, err = _run(*arguments)
-    assert (code, out) == (1, "")
+    assert (code, out) == (status, "")
     assert err.startswith(f"textgate: error: {words}")
     assert err.replace("\n", "").isprintable()
 

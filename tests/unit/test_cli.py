@@ -166,7 +166,10 @@ def daemon(desk: Desk) -> Iterator[Daemon]:
 
 
 def _commands(group: click.Group = main, *path: str) -> Iterator[tuple[str, ...]]:
-    for name, command in sorted(group.commands.items()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command
         if isinstance(command, click.Group):
             yield from _commands(command, *path, name)
         else:
@@ -195,6 +198,26 @@ def test_wrong_usage_ends_with_two(desk: Desk, arguments: list[str]) -> None:
     code, out, err = desk.run(*arguments)
     assert (code, out) == (2, "")
     assert "Usage:" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pam", "disable"], "name a service, or say --all"),
+        (["pam", "try", "sudo", "--confirm-within", "5"], "--confirm-within can't be read"),
+        (["log", "--since", "soon"], "--since can't be read"),
+        (["send-test"], "no number was given"),
+    ],
+)
+def test_arguments_that_make_no_sense_end_with_two_with_json_too(
+    desk: Desk, arguments: list[str], message: str
+) -> None:
+    code, out, _err = desk.run(*arguments, "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["message"] == message
+    code, out, err = desk.run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
 
 
 # What a command asks and what a good answer is.

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from textgate import admin_client, cli_pam, way_in
 from textgate.cli import main
-from textgate.errors import DaemonUnavailable
-from textgate.pam_admin import STATE_DIR, PamAdmin, PamAdminError
+from textgate.errors import DaemonUnavailable, UsageError
+from textgate.pam_admin import STATE_DIR, PamAdmin
 from textgate.pam_stack import FirstFactor, Rule
 from textgate.policy import Account
 from textgate.sshd_config import DROP_IN, wanted
@@ -197,7 +197,7 @@ def test_spans(text: str, span_s: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "29s", "25h", "-1m", "5 m", "1d", "99999999999s", "5m\n"])
 def test_spans_that_are_none(text: str) -> None:
-    with pytest.raises(PamAdminError):
+    with pytest.raises(UsageError):
         cli_pam.parse_span(text)
 
 
