@@ -61,7 +61,7 @@ ANSWERS: Mapping[str, Answer] = {
     "default_region": Answer(str, "country of numbers written without +, such as DK"),
     "allowed_countries": Answer(list, "countries that may be texted"),
     "user": Answer(str, "who is enrolled first"),
-    "number": Answer(str, "the phone of that user", is_secret=True),
+    "number": Answer(str, "phone of that user", is_secret=True),
     "send_test": Answer(bool, "send a test text before the code"),
     "recovery_codes": Answer(bool, "make recovery codes for that user"),
     "services": Answer(list, "services to guard"),

@@ -316,6 +316,7 @@ def test_every_answer_has_its_option_and_no_secret_is_one(desk: Desk) -> None:
     for name, answer in ANSWERS.items():
         option = "--" + name.replace("_", "-")
         assert f"{option}-file FILE" in text if answer.is_secret else option in text
+    assert "the the" not in " ".join(text.split())
     for secret in ("--gateway-key ", "--gateway-secret ", "--gateway-token ", "--number "):
         assert secret not in text
 
