@@ -9,9 +9,12 @@ a terminal.
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 import pwd
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from .audit import IDENTIFIER, printable
@@ -20,6 +23,7 @@ from .errors import TextgateError, UsageError
 HELPER_IDENTIFIER = "textgate-pam-helper"
 DAEMON_USER = "textgate"
 DAEMON_UNIT = "textgated.service"  # in a journal of another machine the user may have another number
+MACHINE_JOURNALS = ("var/log/journal/*/system.journal", "run/log/journal/*/system.journal")  # below /
 WAIT_S = 1.0  # then Ctrl-C is heard, if it came at an awkward moment
 
 _SPAN = re.compile(r"(\d{1,6})\s*([smhdw])")
@@ -56,6 +60,8 @@ def read_events(
     TextgateError when there is no journal to read, OSError when it can't be read.
     """
     journal = _journal()
+    if not file:
+        _require_readable()
     reader = journal.Reader(files=[file]) if file else journal.Reader()
     for identifier in (IDENTIFIER, HELPER_IDENTIFIER):
         reader.add_match(SYSLOG_IDENTIFIER=identifier)
@@ -92,6 +98,13 @@ def _plain(value: object) -> str:
     """A field as one line of printable characters. The daemon's own need nothing: they were written so."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _require_readable() -> None:
+    """Raises PermissionError where the machine's journal is another's: its reader would only show nothing."""
+    found = [path for pattern in MACHINE_JOURNALS for path in Path("/").glob(pattern)]
+    if found and not any(os.access(path, os.R_OK) for path in found):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _trusted_uids() -> set[int]:

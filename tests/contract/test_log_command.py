@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from click.testing import CliRunner
 
+from textgate import journal_reader
 from textgate.audit import Audit, Event, Priority
 from textgate.cli import main
 from textgate.errors import TextgateError
@@ -336,6 +338,21 @@ def test_file_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk" * 1000)
     _is_refused("--file", str(tmp_path / "junk"), words="the journal can't be read: ")
+
+
+def test_journal_that_is_not_for_this_user_is_said_and_not_shown_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log/0123/system.journal"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(journal_reader, "MACHINE_JOURNALS", (f"{tmp_path}/log/*/system.journal"[1:],))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    done = CliRunner().invoke(main, ["--config", "/nonexistent", "log", "--json"])
+    assert done.exit_code == 1
+    assert json.loads(done.output)["error"] == {
+        "message": "the journal can't be read: Permission denied", "hint": "run it with sudo",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("since", ["", "soon", "-1h", "2026-13-01", "9" * 400, "999999w", "1y", "\x1b[2J"], ids=ascii)
