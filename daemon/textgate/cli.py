@@ -135,6 +135,8 @@ def doctor(context: Context) -> None:
     """
     from .doctor import Level, Machine, examine
 
+    if os.geteuid() != 0:
+        raise TextgateError("doctor looks at files and sockets of root", hint="run it with sudo")
     findings = examine(Machine(context.config_path))
     worst = max((finding.level for finding in findings), default=Level.OK)
     context.result(

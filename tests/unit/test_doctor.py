@@ -558,6 +558,7 @@ def test_exit_status_and_json_tell_the_worst(
 ) -> None:
     findings = [Finding("x", level, f"it is {level.name}", "mend it") for level in levels]
     monkeypatch.setattr(doctor, "examine", lambda machine: findings)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     shown = CliRunner().invoke(main, ["doctor"])
     assert shown.exit_code == status
     assert shown.output.count("-> mend it") == len([level for level in levels if level is not Level.OK])
@@ -566,3 +567,11 @@ def test_exit_status_and_json_tell_the_worst(
     report = json.loads(told.output)
     assert report["worst"] == levels[-1].name.lower()
     assert [row["level"] for row in report["findings"]] == [level.name.lower() for level in levels]
+
+
+def test_doctor_is_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To anybody else it would tell of a daemon that does not answer, and of keys that are missing."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    told = CliRunner().invoke(main, ["doctor", "--json"])
+    assert told.exit_code == 1
+    assert json.loads(told.output)["error"]["hint"] == "run it with sudo"
