@@ -168,7 +168,7 @@ def _require_way_in(context: Context, admin: PamAdmin, service: str, first_facto
             hint="enrol one of them first: textgate enrol USER",
         )
     if service in SSHD_SERVICES:
-        obstacles = way_in.ssh_obstacles(admins, first_factor, effective(admin.effective_sshd()))
+        obstacles = way_in.ssh_obstacles(admins, first_factor, lambda user: effective(admin.effective_sshd(user)))
         if obstacles:
             raise PamAdminError(
                 "no administrator with a phone could log in by ssh: " + "; ".join(obstacles),

@@ -483,7 +483,9 @@ def _sshd(machine: Machine) -> Iterator[Finding]:
         yield Finding("sshd", Level.WARNING, f"some logins go without a code: {fault}", "take that line out")
     if not (faults or opened):
         yield Finding("sshd", Level.OK, f"asks for {found['authenticationmethods']}, and takes no password by itself")
-    obstacles = ssh_obstacles(machine.admins, first_factor, found, machine.logins) if machine.admins else []
+    obstacles = ssh_obstacles(
+        machine.admins, first_factor, lambda user: effective(machine.pam.effective_sshd(user)), machine.logins
+    )
     if obstacles:
         message = "no administrator with a phone can log in by ssh: " + "; ".join(obstacles)
         yield Finding("sshd", Level.FAILURE, message, "textgate enrol USER, of one who can")

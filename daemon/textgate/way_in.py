@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .policy import Account
 ADMIN_GROUPS = frozenset({"sudo", "root", "wheel", "admin"})
 PEOPLE_MIN_UID, PEOPLE_MAX_UID = 1000, 59999  # UID_MIN of login.defs(5); Debian Policy 9.2.2
 SUDO_PAIR = {"sudo": "sudo-i", "sudo-i": "sudo"}  # `sudo -i` is a service of its own
+KEYS_FILES = ".ssh/authorized_keys .ssh/authorized_keys2"  # sshd's default
 _KEY_LINE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[^\s]+ AAAA", re.ASCII)
 
 
@@ -61,11 +62,11 @@ class Logins:
         """Users whose password is empty."""
         return sorted(user for user, password in self.passwords().items() if password == "")
 
-    def has_key(self, user: str) -> bool:
-        """Whether there is an ssh key by which the user can log in, in the usual place."""
-        for name in ("authorized_keys", "authorized_keys2"):
+    def has_key(self, user: str, places: str = KEYS_FILES) -> bool:
+        """Whether there is an ssh key by which the user can log in. places: of sshd's AuthorizedKeysFile."""
+        for name in places.split():
             with contextlib.suppress(OSError, RuntimeError):
-                text = (Path(f"~{user}").expanduser() / ".ssh" / name).read_text(errors="replace")
+                text = _keys_file(user, name).read_text(errors="replace")
                 if any(_KEY_LINE.search(line) for line in text.splitlines() if not line.strip().startswith("#")):
                     return True
         return False
@@ -91,6 +92,13 @@ class Logins:
                 yield path
 
 
+def _keys_file(user: str, name: str) -> Path:
+    """One word of AuthorizedKeysFile (sshd_config(5)) -> path. Raises RuntimeError for a user without a home."""
+    home = Path(f"~{user}").expanduser()
+    tokens = {"%%": "%", "%h": str(home), "%u": user}
+    return home / re.sub("%[%hu]", lambda token: tokens[token[0]], name)  # an absolute one stays as it is
+
+
 def is_admin(account: Account) -> bool:
     """Whether somebody is root, or may become root by way of a group."""
     return account.uid == 0 or not account.groups.isdisjoint(ADMIN_GROUPS)
@@ -112,17 +120,23 @@ def enrolled_admins(config: Config, logins: Logins | None = None) -> list[Accoun
 
 
 def ssh_obstacles(
-    admins: Sequence[Account], first_factor: FirstFactor, effective: Mapping[str, str], logins: Logins | None = None
+    admins: Sequence[Account],
+    first_factor: FirstFactor,
+    effective: Callable[[str], Mapping[str, str]],
+    logins: Logins | None = None,
 ) -> list[str]:
     """Why no administrator with a phone could log in by ssh; empty if one can.
 
-    effective: what `sshd -T` says, keyword -> value.
+    effective: what `sshd -T` says of a user, keyword -> value. It is asked until somebody can log in.
     """
     logins = logins or Logins()
-    reasons = {account.name: _ssh_obstacle(account, first_factor, effective, logins) for account in admins}
-    if any(reason is None for reason in reasons.values()):
-        return []
-    return [f"{name}: {reason}" for name, reason in reasons.items()]
+    reasons = []
+    for account in admins:
+        reason = _ssh_obstacle(account, first_factor, effective(account.name), logins)
+        if reason is None:
+            return []
+        reasons.append(f"{account.name}: {reason}")
+    return reasons
 
 
 def _ssh_obstacle(
@@ -134,9 +148,11 @@ def _ssh_obstacle(
     has_other_keys = any(
         effective.get(name, "none") != "none" for name in ("authorizedkeyscommand", "trustedusercakeys")
     )
-    has_key = has_other_keys or logins.has_key(account.name)
+    takes_keys = effective.get("pubkeyauthentication") != "no"
+    places = effective.get("authorizedkeysfile", KEYS_FILES)
+    has_key = takes_keys and (has_other_keys or logins.has_key(account.name, places))
     if first_factor is FirstFactor.KEY and not has_key:
-        return "has no ssh key"
+        return "has no ssh key" if takes_keys else "sshd takes no key from him (PubkeyAuthentication)"
     if first_factor is FirstFactor.PASSWORD and not logins.has_password(account.name):
         return "has no password"
     if first_factor is FirstFactor.ANY and not (has_key or logins.has_password(account.name)):

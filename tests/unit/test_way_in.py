@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ ALICE = Account("alice", 1000, 1000, frozenset({"alice", "sudo"}))
 ROOT = Account("root", 0, 0, frozenset({"root"}))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG alice@home\n"
 USUAL = {"permitrootlogin": "prohibit-password", "authorizedkeyscommand": "none", "trustedusercakeys": "none"}
+
+
+def said(**changes: str) -> Callable[[str], dict[str, str]]:
+    """What `sshd -T` says of everybody."""
+    return lambda _user: USUAL | changes
 
 
 @pytest.fixture
@@ -90,22 +96,48 @@ def test_administrator_needs_the_first_factor(
         add_key(tmp_path)
     if not has_password:
         Path(logins.shadow_file).write_text("alice:!:1::::::\n")
-    found = ssh_obstacles([ALICE], first_factor, USUAL, logins)
+    found = ssh_obstacles([ALICE], first_factor, said(), logins)
     assert (found == []) is is_open
     assert all(one.startswith("alice: has n") for one in found)
 
 
 def test_keys_from_elsewhere_count(logins: Logins) -> None:
     for name in ("authorizedkeyscommand", "trustedusercakeys"):
-        assert ssh_obstacles([ALICE], FirstFactor.KEY, USUAL | {name: "/usr/bin/x"}, logins) == []
+        assert ssh_obstacles([ALICE], FirstFactor.KEY, said(**{name: "/usr/bin/x"}), logins) == []
+
+
+def test_keys_count_where_sshd_reads_them(logins: Logins, tmp_path: Path) -> None:
+    place = said(authorizedkeysfile=f"{tmp_path}/keys/%u.%%k %h/.ssh/other")
+    add_key(tmp_path)  # in the usual place, which is not read
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, logins) == ["alice: has no ssh key"]
+    (tmp_path / "home/.ssh/other").write_text(KEY)
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, logins) == []
+    (tmp_path / "home/.ssh/other").unlink()
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/alice.%k").write_text(KEY)
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, logins) == []
+    (found,) = ssh_obstacles([ALICE], FirstFactor.KEY, said(authorizedkeysfile="none"), logins)
+    assert "has no ssh key" in found
+
+
+def test_keys_that_sshd_does_not_take_from_somebody_do_not_count(logins: Logins, tmp_path: Path) -> None:
+    """As by a Match block, which `sshd -T` tells for one user at a time."""
+    add_key(tmp_path)
+
+    def without_alice(user: str) -> dict[str, str]:
+        return USUAL | {"pubkeyauthentication": "no" if user == "alice" else "yes"}
+
+    (found,) = ssh_obstacles([ALICE], FirstFactor.KEY, without_alice, logins)
+    assert "PubkeyAuthentication" in found
+    assert ssh_obstacles([ALICE], FirstFactor.ANY, without_alice, logins) == []  # by password
 
 
 def test_root_is_kept_out_where_a_code_is_asked_for(logins: Logins, tmp_path: Path) -> None:
-    (found,) = ssh_obstacles([ROOT], FirstFactor.KEY, USUAL, logins)
+    (found,) = ssh_obstacles([ROOT], FirstFactor.KEY, said(), logins)
     assert "PermitRootLogin prohibit-password" in found
-    assert "has no ssh key" in ssh_obstacles([ROOT], FirstFactor.KEY, USUAL | {"permitrootlogin": "yes"}, logins)[0]
+    assert "has no ssh key" in ssh_obstacles([ROOT], FirstFactor.KEY, said(permitrootlogin="yes"), logins)[0]
     add_key(tmp_path)
-    assert ssh_obstacles([ROOT, ALICE], FirstFactor.KEY, USUAL, logins) == []  # one who can is enough
+    assert ssh_obstacles([ROOT, ALICE], FirstFactor.KEY, said(), logins) == []  # one who can is enough
 
 
 def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
