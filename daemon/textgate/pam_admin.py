@@ -550,10 +550,14 @@ class PamAdmin:
     def _check_sshd(self, first_factor: FirstFactor, *, is_forced: bool) -> None:
         """sshd takes its files, and they mean what they should. Raises PamAdminError."""
         self._make_privsep_folder()
+        settings = self.sshd_settings()
         status, output = self._run(["sshd", "-t"])
         if status != 0:
-            raise PamAdminError("sshd does not take the new settings", hint=_last_line(output) or "see: sshd -t")
-        settings = self.sshd_settings()
+            earlier = list(sshd_config.earlier_faults(settings, first_factor))
+            in_the_way = f"\nsshd reads first: {'; '.join(earlier)}" if earlier else ""
+            raise PamAdminError(
+                "sshd does not take the new settings", hint=(_last_line(output) or "see: sshd -t") + in_the_way
+            )
         faults = list(sshd_config.effective_faults(self.effective_sshd(), first_factor, settings))
         if faults:
             raise PamAdminError(

@@ -45,7 +45,7 @@ AuthenticationMethods {METHODS[first_factor]}
 """
 
 
-def wanted(first_factor: FirstFactor) -> Mapping[str, str]:
+def wanted(first_factor: FirstFactor) -> dict[str, str]:
     """Keyword -> value that must be in effect."""
     return {
         "usepam": "yes",
@@ -76,6 +76,19 @@ def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[
             yield f"{keyword} is `{found.get(keyword, 'unset')}` in effect and not `{value}`{by}"
     if found.get("pamservicename", "sshd") != "sshd":
         yield f"its PAM service is {found['pamservicename']} and not sshd (PAMServiceName)"
+
+
+def earlier_faults(settings: Iterable[Setting], first_factor: FirstFactor) -> Iterator[str]:
+    """Lines that sshd takes in place of the drop-in's. Its own test names none when what is left makes no sense."""
+    firsts: dict[str, Setting] = {}
+    for setting in settings:
+        if not setting.condition:
+            firsts.setdefault(setting.keyword, setting)
+    keys = {} if first_factor is FirstFactor.PASSWORD else {"pubkeyauthentication": "yes"}
+    for keyword, value in (wanted(first_factor) | keys).items():
+        first = firsts.get(keyword)
+        if first and first.value.lower() != value:
+            yield f"{first.place}: {keyword} {first.value}"
 
 
 def match_faults(settings: Iterable[Setting], first_factor: FirstFactor) -> Iterator[str]:

@@ -332,6 +332,20 @@ def test_sshd_that_refuses_gets_everything_back(
     assert not commands.is_timer_on
 
 
+def test_line_that_makes_sshd_refuse_the_settings_is_named(admin: PamAdmin, root: Path, commands: Commands) -> None:
+    """sshd's own words are of AuthenticationMethods, and name neither a file nor what is the matter."""
+    (root / "etc/ssh/sshd_config.d/00-aaa.conf").write_text("ChallengeResponseAuthentication no\n")
+    (root / "etc/ssh/sshd_config.d/zz.conf").write_text("PasswordAuthentication yes\nPubkeyAuthentication no\n")
+    commands.answers["sshd -t"] = (255, "AuthenticationMethods cannot be satisfied\n")
+    with pytest.raises(PamAdminError, match="does not take") as caught:
+        enable(admin, "sshd")
+    assert caught.value.hint == (
+        "AuthenticationMethods cannot be satisfied\nsshd reads first: "
+        "/etc/ssh/sshd_config.d/00-aaa.conf:1: kbdinteractiveauthentication no; "
+        "/etc/ssh/sshd_config.d/zz.conf:2: pubkeyauthentication no"
+    )
+
+
 @pytest.mark.parametrize(
     "keyword", ["usepam", "kbdinteractiveauthentication", "passwordauthentication", "authenticationmethods"]
 )
