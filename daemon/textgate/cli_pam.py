@@ -142,7 +142,7 @@ def _check_all(
     rules = None
     if not is_broken_off:  # else the file has half of the lines in it, and is first put back
         after = admin.plan(service, first_factor)[-1].after or b""
-        rules = admin.planned_rules(service, after.decode())
+        rules = admin.planned_rules(service, after.decode(errors="surrogateescape"))
     if not is_forced:
         _require_way_in(context, admin, service, first_factor)
         empty = way_in.Logins().without_password()

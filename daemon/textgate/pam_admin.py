@@ -141,15 +141,15 @@ class PamAdmin:
     # --- What there is ---
 
     def read_pam(self, name: str) -> str:
-        """The text that libpam reads for a name: of /etc/pam.d, or else of /usr/lib/pam.d. Raises StackError."""
+        """The text that libpam reads for a name: of /etc/pam.d, or else of /usr/lib/pam.d.
+
+        Raises StackError if there is no such file, PamAdminError if it can't be read.
+        """
         paths = [name] if name.startswith("/") else [f"{PAM_DIR}/{name}", f"{VENDOR_PAM_DIR}/{name}"]
         for path in paths:
-            try:
-                content = self._bytes(path)
-                if content is not None:
-                    return content.decode()
-            except (OSError, UnicodeDecodeError):
-                break
+            content = self._bytes(path)
+            if content is not None:
+                return content.decode(errors="surrogateescape")  # comments may be in any encoding
         raise StackError(f"{paths[0]}: can't be read", hint=f"see: ls {PAM_DIR}")
 
     def rules(self, service: str) -> list[Rule]:
@@ -298,7 +298,7 @@ class PamAdmin:
             )
         after = with_block(before, first_factor, service=service)
         self._check_stack(service, after, first_factor)
-        changes = [FileChange(path, self._bytes(path), after.encode())]
+        changes = [FileChange(path, self._bytes(path), after.encode(errors="surrogateescape"))]
         if is_sshd:
             drop_in = sshd_config.drop_in_text(first_factor).encode()
             changes.insert(0, FileChange(DROP_IN, self._bytes(DROP_IN), drop_in))

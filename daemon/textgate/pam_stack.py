@@ -85,7 +85,7 @@ _LINE = re.compile(
 )
 _ARGUMENT = re.compile(_TOKEN)
 _INCLUDE = re.compile(r"@include[ \t]+(?P<name>[^ \t]+)")
-_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\udc80-\udcff]")  # the last: bytes that are no UTF-8
 
 
 # --- Reading ---

@@ -780,10 +780,21 @@ def test_damaged_try_does_not_hold_up_others(admin: PamAdmin, root: Path) -> Non
     assert [one.service for one in admin.revert_due(NOW + 60, never)] == ["sudo"]
 
 
+def test_comments_may_be_in_any_encoding(admin: PamAdmin, root: Path) -> None:
+    pam_file(root, "sudo").write_bytes(SUDO.encode() + b"# caf\xe9\n")
+    pam_file(root, "common-auth").write_bytes(b"# caf\xe9\n" + COMMON.encode())
+    before = snapshot(root)
+    enable(admin)
+    assert b"# caf\xe9\n" in pam_file(root, "sudo").read_bytes()
+    assert "sudo" in admin.services()
+    admin.disable("sudo")
+    assert snapshot(root) == before
+
+
 def test_stack_that_cannot_be_read_is_an_error(admin: PamAdmin, root: Path) -> None:
-    pam_file(root, "sudo").write_bytes(b"\xff")
+    pam_file(root, "sudo").write_bytes(b"auth required pam_\xff.so\n")
     with pytest.raises(StackError):
-        admin.read_pam("sudo")
+        admin.rules("sudo")
     with pytest.raises(StackError):
         admin.read_pam("nowhere")
     assert "sudo" not in admin.services()

@@ -109,6 +109,7 @@ def test_comments_blank_lines_and_continued_lines() -> None:
         "auth required pam_unix.so # goes on? \\\nauth required a.so \\ # x",
         "auth required pam_unix.so\r",
         "auth required pam_unix.so \x00",
+        "auth required pam_unix.so \udcff",
         "auth required pam_unix.so " + "x" * 1000,
         "@include nowhere",
         "auth include nowhere",
