@@ -185,7 +185,7 @@ class PamAdmin:
             if _is_service(path.name)
         }
         for name in sorted(names):
-            with contextlib.suppress(StackError):
+            with contextlib.suppress(StackError, PamAdminError):
                 yield name, self.rules(name)
 
     def ways_around(self, service: str) -> tuple[str, ...]:
@@ -258,13 +258,13 @@ class PamAdmin:
 
     def marked(self) -> list[str]:
         """The services with lines of textgate's making in a file of their own; a link has none."""
-        return [
-            path.name
-            for path in (sorted(self._at(PAM_DIR).iterdir()) if self._at(PAM_DIR).is_dir() else ())
-            if _is_service(path.name)
-            and not path.is_symlink()
-            and has_mark((self._bytes(f"{PAM_DIR}/{path.name}") or b"").decode(errors="replace"))
-        ]
+        found = []
+        for path in sorted(self._at(PAM_DIR).iterdir()) if self._at(PAM_DIR).is_dir() else ():
+            with contextlib.suppress(PamAdminError):  # a folder, say: what can't be read was not written by `enable`
+                content = self._bytes(f"{PAM_DIR}/{path.name}") or b""
+                if _is_service(path.name) and not path.is_symlink() and has_mark(content.decode(errors="replace")):
+                    found.append(path.name)
+        return found
 
     # --- Changing it ---
 

@@ -780,6 +780,14 @@ def test_damaged_try_does_not_hold_up_others(admin: PamAdmin, root: Path) -> Non
     assert [one.service for one in admin.revert_due(NOW + 60, never)] == ["sudo"]
 
 
+def test_what_is_no_file_of_pam_beside_the_services_is_no_service(admin: PamAdmin, root: Path) -> None:
+    (root / "etc/pam.d/backup").mkdir()
+    (root / "etc/pam.d/backup.tar").write_bytes(bytes(pam_admin.FILES_MAX_BYTES + 1))
+    enable(admin)
+    assert admin.services() == admin.marked() == ["sudo"]
+    assert admin.services_through("sudo") == ["sudo"]
+
+
 def test_comments_may_be_in_any_encoding(admin: PamAdmin, root: Path) -> None:
     pam_file(root, "sudo").write_bytes(SUDO.encode() + b"# caf\xe9\n")
     pam_file(root, "common-auth").write_bytes(b"# caf\xe9\n" + COMMON.encode())

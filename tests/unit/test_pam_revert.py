@@ -63,6 +63,17 @@ def test_only_a_login_since_the_beginning_counts(
     assert has_passed(Admin(), GUARD, "/x.sock") is is_passed
 
 
+def test_stacks_that_cannot_be_read_are_no_login_and_no_hindrance(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreadable(Admin):
+        def services_through(self, service: str) -> list[str]:
+            raise TextgateError("can't be read")
+
+    monkeypatch.setattr(admin_client, "call", lambda *_, service: {"at": 1000.0 if service == "su" else None})
+    assert has_passed(Unreadable(), GUARD, "/x.sock")
+    monkeypatch.setattr(admin_client, "call", lambda *_, service: {"at": None})
+    assert not has_passed(Unreadable(), GUARD, "/x.sock")
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [
