@@ -15,6 +15,7 @@ from enum import IntEnum
 from typing import Any
 
 from .errors import TextgateError
+from .session import LOGIN_TEST_TTY
 
 
 class Style(IntEnum):
@@ -78,6 +79,7 @@ def authenticate(service: str, user: str, converse: Converse, *, confdir: str | 
         code = _start_confdir(pam)(*names, byref(conv), confdir.encode(), byref(handle))
     if code != PAM_SUCCESS:
         raise TextgateError(f"the PAM service can't be started (code {code})", hint="see: ls /etc/pam.d")
+    libpam.pam_set_item(handle, pam.PAM_TTY, c_char_p(LOGIN_TEST_TTY.encode()))  # nobody is to take it for a login
     code = libpam.pam_authenticate(handle, 0)
     reason = libpam.pam_strerror(handle, code).decode(errors="replace")
     libpam.pam_end(handle, code)

@@ -32,7 +32,7 @@ from .errors import ExitCode, ProtocolError, TextgateError
 from .peercred import peer_credentials
 from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Why, Word, format_reply, parse_request
 from .protocol import VERSION as PROTOCOL_VERSION
-from .session import build_session
+from .session import LOGIN_TEST_TTY, Session, build_session
 from .verifier import Later, refusal_for, told, where
 from .wiring import Services
 
@@ -224,9 +224,9 @@ class Server:
             if request.fields.get("PAM_TYPE") != "auth":
                 raise ProtocolError("pam_type")
             if request.verb is Verb.CHECK and request.code is not None:
-                services.verifier.check_later(session, request.code, self._replier(connection, session.service))
+                services.verifier.check_later(session, request.code, self._replier(connection, session))
             else:
-                services.verifier.begin_later(session, self._replier(connection, session.service))
+                services.verifier.begin_later(session, self._replier(connection, session))
             return None
         except ProtocolError as error:
             self.counts.add("protocol_error")
@@ -236,12 +236,14 @@ class Server:
             return refusal_for(error, self._audit)
         return Reply(Word.DENY, texts.INTERNAL)
 
-    def _replier(self, connection: socket.socket, service: str) -> Later:
+    def _replier(self, connection: socket.socket, session: Session) -> Later:
         """What the verifier calls with the reply."""
 
         def answer(reply: Reply) -> None:
-            if reply.why is Why.RIGHT:  # not for [failmode], which passes without a code
-                self.counts.note_pass(service)
+            # Not for [failmode], which passes without a code, nor for `textgate login-test`, which proves nothing of
+            # sshd's settings and of what comes behind the stack.
+            if reply.why is Why.RIGHT and session.tty != LOGIN_TEST_TTY:
+                self.counts.note_pass(session.service)
             self._reply(connection, reply)
 
         return answer

@@ -41,6 +41,9 @@ PLAIN_KEY_TYPES = frozenset(
 )
 
 
+LOGIN_TEST_TTY = "textgate-login-test"  # the PAM_TTY of `textgate login-test`; no terminal has such a name
+
+
 @dataclass(frozen=True)
 class Session:
     """One login, from its first PAM call to its end.

@@ -33,6 +33,7 @@ from textgate.audit import Priority
 from textgate.cli import main as command
 from textgate.config import Config
 from textgate.protocol import REQUEST_MAX_BYTES
+from textgate.session import LOGIN_TEST_TTY
 
 SOURCES = Path(__file__).parents[2] / "daemon"
 WITHIN_S = 20.0
@@ -788,6 +789,16 @@ def test_login_by_failmode_is_no_right_code(place: Place, redis_server: PrivateR
             assert daemon.check("123456") == ("pass", "")
         finally:
             redis_server.start()
+        assert daemon.admin("last-pass", service="sshd")["result"] == {"at": None}
+
+
+def test_right_code_of_a_login_is_told_and_that_of_a_login_test_is_not(place: Place, gateway: FakeGatewayAPI) -> None:
+    """It would make a try of `textgate pam` firm that keeps everybody out."""
+    with place.run() as daemon:
+        for tty, is_told in ((LOGIN_TEST_TTY, False), ("", True)):
+            assert daemon.ask("begin", service="sudo", PAM_TTY=tty) == ("ask", texts.SENT)
+            assert daemon.check(gateway.last_code(PHONE), service="sudo", PAM_TTY=tty) == ("pass", "")
+            assert (daemon.admin("last-pass", service="sudo")["result"]["at"] is not None) is is_told
         assert daemon.admin("last-pass", service="sshd")["result"] == {"at": None}
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from textgate.errors import TextgateError
 from textgate.pam_conversation import PAM_CONV_ERR, PAM_SUCCESS, PamResult, Style, authenticate
+from textgate.session import LOGIN_TEST_TTY
 
 PAM_AUTH_ERR = 7
 internals: Any = sys.modules["pam.__internals"]
@@ -30,6 +31,7 @@ class _Libpam:
         self.answers: list[bytes | None] = []
         self.started_with: tuple[bytes, bytes] | None = None
         self.ended_with: int | None = None
+        self.items: dict[int, bytes] = {}
         self.start_code = PAM_SUCCESS
         self.libc = internals.cdll.LoadLibrary(None)
 
@@ -50,6 +52,10 @@ class _Libpam:
         self.answers = [responses[index].resp for index in range(count)]
         self._free(responses, count)
         return PAM_SUCCESS if self.answers == self.expected else PAM_AUTH_ERR
+
+    def pam_set_item(self, _handle: Structure, item: int, value: Any) -> int:
+        self.items[item] = value.value
+        return PAM_SUCCESS
 
     def pam_strerror(self, _handle: Structure, code: int) -> bytes:
         return b"Success" if code == PAM_SUCCESS else b"Authentication failure \xff"
@@ -93,6 +99,7 @@ def test_questions_are_asked_and_answers_reach_the_stack(play: Callable[..., _Li
         (Style.PROMPT_SHOWN, "Navn på: "),
     ]
     assert libpam.started_with == (b"sshd", b"alice")
+    assert libpam.items == {internals.PAM_TTY: LOGIN_TEST_TTY.encode()}  # which is how the daemon knows it for a test
     assert libpam.ended_with == PAM_SUCCESS
 
 
