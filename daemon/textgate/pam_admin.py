@@ -70,7 +70,7 @@ UNSUITABLE: Mapping[str, str] = (
     dict.fromkeys(["atd", "chpasswd", "cron", "crond", "newusers", "passwd", "runuser", "runuser-l"], _NOBODY)
     | dict.fromkeys(["systemd-user", "cups", "gdm-launch-environment", "sddm-greeter", "lightdm-greeter"], _NOBODY)
     | dict.fromkeys(["dovecot", "imap", "pop3", "smtp", "openvpn", "ppp", "samba", "vsftpd", "proftpd"], _ONE_PROMPT)
-    | dict.fromkeys(["xrdp-sesman", "saslauthd", "exim4", "polkit-1"], _ONE_PROMPT)
+    | dict.fromkeys(["xrdp-sesman", "saslauthd", "exim4", "polkit-1", "textgate-api"], _ONE_PROMPT)
     | dict.fromkeys(["i3lock", "kde", "physlock", "swaylock", "vlock", "xlock", "xscreensaver"], _AS_USER)
 )
 

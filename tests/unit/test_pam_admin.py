@@ -230,6 +230,12 @@ def test_what_is_no_service_is_refused(service: str) -> None:
         check_service(service)
 
 
+def test_service_by_which_programs_check_passwords_is_not_guarded() -> None:
+    """Its file says why: textgate.AuthClient asks for the code itself."""
+    with pytest.raises(PamAdminError, match="one password and no more"):
+        check_service("textgate-api")
+
+
 @pytest.mark.parametrize("service", sorted(UNSUITABLE))
 def test_services_that_cannot_ask_are_refused_with_the_reason(admin: PamAdmin, service: str) -> None:
     with pytest.raises(PamAdminError, match=UNSUITABLE[service]):
