@@ -23,7 +23,7 @@ import click
 
 from . import cli_pam, service, wiring
 from .atomic_file import replace_file
-from .cli_base import Context, command
+from .cli_base import Context, command, complete_users
 from .config import Config, parse_config
 from .config_edit import Value, set_option
 from .credstore import VAULT_KEY, Credstore, one_at_a_time
@@ -128,18 +128,27 @@ class Wizard:
         return click.confirm(question, default=default, err=True) if self.can_ask else default
 
 
+def _complete_first_factors(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return [factor.value for factor in FirstFactor if factor.value.startswith(incomplete)]
+
+
+COMPLETIONS = {"user": complete_users, "first_factor": _complete_first_factors}
+
+
 def _answer_options(function: Any) -> Any:
     """An option for each answer: its value, or a file that holds it."""
     for name, answer in reversed(list(ANSWERS.items())):
         flag = "--" + name.replace("_", "-")
         if answer.is_secret:
-            decorate = click.option(f"{flag}-file", name, metavar="FILE", help=f"holds the {answer.help}")
+            decorate = click.option(
+                f"{flag}-file", name, metavar="FILE", type=click.Path(), help=f"holds the {answer.help}"
+            )
         elif answer.kind is bool:
             decorate = click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=answer.help)
         elif answer.kind is list:
             decorate = click.option(flag, name, metavar="NAME,NAME", help=f"{answer.help}, with commas between them")
         else:
-            decorate = click.option(flag, name, help=answer.help)
+            decorate = click.option(flag, name, help=answer.help, shell_complete=COMPLETIONS.get(name))
         function = decorate(function)
     return function
 
@@ -149,6 +158,7 @@ def _answer_options(function: Any) -> Any:
     "--answers",
     "answers_path",
     metavar="FILE",
+    type=click.Path(),
     help="TOML file, closed to others, with any of: " + ", ".join(ANSWERS),
 )
 @click.option(
