@@ -249,6 +249,8 @@ def _parse_line(line: bytes, default_region: str) -> tuple[str, Msisdn]:
         text = None
     if text is None:
         raise ValueError("is not UTF-8 text")
+    if text[0] == "\ufeff":
+        raise ValueError("begins with a byte order mark; save the file as UTF-8 without one")
     if text[0] in _BLANKS:
         raise ValueError("begins with a blank; a line can't be continued")
     name, colon, number = text.partition(":")

@@ -116,7 +116,11 @@ FAULTY = [
     (b"alice: +4520123456\rbob: +46701234567", "alice", "letters"),  # a lone CR ends no line
     (b"alice: +45201\xff23456", "alice", "is not UTF-8"),
     (b"al\xffice: +4520123456", None, "is not UTF-8"),
-    (b"\xef\xbb\xbfalice: +4520123456", "\N{ZERO WIDTH NO-BREAK SPACE}alice", "user name"),  # a byte order mark
+    (
+        b"\xef\xbb\xbfalice: +4520123456",
+        "\N{ZERO WIDTH NO-BREAK SPACE}alice",
+        "begins with a byte order mark",
+    ),  # a byte order mark
 ]
 
 
