@@ -19,6 +19,7 @@ from typing import Any
 import click
 import pytest
 
+from manual import json_keys
 from textgate import __version__, admin_client, pam_conversation
 from textgate.cli import main
 from textgate.pam_conversation import PamResult, Style
@@ -348,6 +349,7 @@ def test_check_config_is_content_with_good_files(desk: Desk) -> None:
     assert desk.run("check-config") == (0, f"{desk.config}: ok; 1 user with a phone in {desk.phones}\n", "")
     code, out, _ = desk.run("check-config", "--json")
     assert code == 0
+    assert tuple(json.loads(out)) == json_keys("check-config")
     assert json.loads(out) == {"config": str(desk.config), "is_ok": True, "faults": [], "phone_count": 1}
 
 
@@ -457,6 +459,7 @@ def test_enrol_asks_on_the_terminal_without_showing(
     monkeypatch.setattr("getpass.getpass", lambda prompt: {"Code: ": "123456"}[prompt])
     code, out, _ = desk.run("enrol", "alice", NUMBER, "--json")
     assert code == 0
+    assert tuple(json.loads(out)) == json_keys("enrol")
     assert json.loads(out) == {"user": "alice", "phone": "•• 56", "is_enrolled": True}
 
 
@@ -668,6 +671,7 @@ def test_login_test_that_is_refused_ends_with_five(desk: Desk, stack: Callable[.
     stack([], 7)
     assert desk.run("login-test", "alice", "sudo") == (5, "sudo would refuse alice: Authentication failure\n", "")
     code, out, _ = desk.run("login-test", "alice", "--json")
+    assert tuple(json.loads(out)) == json_keys("login-test")
     assert code == 5
     assert json.loads(out) == {
         "user": "alice",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from manual import json_keys
 from textgate import admin_client, cli_pam, way_in
 from textgate.cli import main
 from textgate.errors import DaemonUnavailable, UsageError
@@ -314,11 +315,16 @@ def test_notes(desk: Desk) -> None:
 
 def test_json_is_one_object_with_the_diff(desk: Desk) -> None:
     done = json.loads(desk.run("enable", "sudo", "--json").output)
+    assert tuple(done) == json_keys("pam try")
+    assert tuple(json.loads(desk.run("status", "--json").output)["services"][0]) == json_keys("pam status")[1:]
+    assert tuple(json.loads(desk.run("confirm", "--json").output)) == json_keys("pam confirm")
     assert done["service"] == "sudo"
     assert done["is_changed"] is True
     assert done["files"] == ["/etc/pam.d/sudo"]
     assert "+@include textgate" in done["diff"]
     again = json.loads(desk.run("enable", "sudo", "--json").output)
     assert again["is_changed"] is False
+    (taken_out,) = json.loads(desk.run("disable", "--all", "--json").output)["services"]
+    assert tuple(taken_out) == json_keys("pam try")
     refused = json.loads(desk.run("enable", "cron", "--json").output)
     assert "authenticates nobody" in refused["error"]["message"]

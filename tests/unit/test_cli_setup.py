@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fake_systemd_creds import FakeSystemdCreds
+from manual import json_keys
 from textgate import admin_client, cli_pam, cli_setup, service
 from textgate.cli import main
 from textgate.cli_setup import ANSWERS, read_answers
@@ -158,6 +159,14 @@ def test_answers_make_a_configuration_keys_and_a_user(desk: Desk) -> None:
     assert "aaaa-bbbb" in done.output
     for secret in ("the-key", "the-secret", "20123456", "123456\n"):
         assert secret not in done.output
+
+
+def test_json_is_what_the_manual_says(desk: Desk) -> None:
+    done = desk.unattended(FULL + 'services = ["sudo"]\n', "--json")
+    assert set(json.loads(done.output)) == set(json_keys("setup"))
+    assert set(json_keys("setup")) - set(json.loads(desk.unattended(FULL, "--no-pam", "--json").output)) == {
+        "recovery_codes", "services",
+    }  # fmt: skip
 
 
 def test_second_run_asks_texts_and_makes_nothing(desk: Desk) -> None:

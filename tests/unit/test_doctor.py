@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from fake_systemd_creds import FakeSystemdCreds
+from manual import json_keys
 from textgate import doctor
 from textgate.cli import main
 from textgate.credstore import DROP_IN, PLAIN_FOLDER, Credstore
@@ -565,6 +566,7 @@ def test_exit_status_and_json_tell_the_worst(
     told = CliRunner().invoke(main, ["doctor", "--json"])
     assert told.exit_code == status
     report = json.loads(told.output)
+    assert json_keys("doctor") == ("worst", "ok", "warning", "failure", "findings", *report["findings"][0])
     assert report["worst"] == levels[-1].name.lower()
     assert [row["level"] for row in report["findings"]] == [level.name.lower() for level in levels]
 

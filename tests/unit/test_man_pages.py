@@ -20,6 +20,7 @@ from typing import Any
 import click
 import pytest
 
+from manual import json_keys, json_terms
 from textgate import cli, cli_setup, config, pam_admin, server, sshd_config
 from textgate.audit import Event
 from textgate.errors import ExitCode
@@ -272,6 +273,18 @@ def test_pam_lines_and_sshd_settings_are_the_real_ones(shown: dict[str, str]) ->
     for service, reason in pam_admin.UNSUITABLE.items():
         assert service in text
         assert reason in text
+
+
+def test_every_command_has_its_json_described() -> None:
+    assert set(json_terms()) == set(make_pages().COMMANDS)
+
+
+def test_json_of_what_the_daemon_answers_is_that_of_the_protocol() -> None:
+    protocol = (REPOSITORY / "daemon/PROTOCOL.md").read_text()
+    results = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| ([^|]+) \|$", protocol, re.MULTILINE))
+    for command in ("status", "unlock", "recovery", "send-test", "keys reseal", "keys forget"):
+        verb = command.removeprefix("keys ")
+        assert json_keys(command) == tuple(re.findall(r"`(\w+)`", results[verb])), command
 
 
 def test_every_answer_of_setup_is_described(shown: dict[str, str]) -> None:
