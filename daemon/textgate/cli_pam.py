@@ -191,6 +191,13 @@ def notes(context: Context, admin: PamAdmin, service: str) -> list[str]:
         lines = way_in.Logins().passwordless_sudo()
         if lines:
             found.append(f"where NOPASSWD is set, sudo asks for no code either: {', '.join(lines)}")
+    if service in SSHD_SERVICES:
+        settings = effective(admin.effective_sshd())
+        if settings.get("permitrootlogin") != "no" and way_in.root_is_shut_out(settings):
+            found.append(
+                f"root can't log in by ssh any more, with a key and a right code either: PermitRootLogin "
+                f"{settings.get('permitrootlogin')}; see SSH in pam_textgate(8)"
+            )
     if service in ("su", "su-l") and "root" not in {
         account.name for account in way_in.enrolled_admins(context.config)
     }:

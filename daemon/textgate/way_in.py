@@ -139,11 +139,16 @@ def ssh_obstacles(
     return reasons
 
 
+def root_is_shut_out(effective: Mapping[str, str]) -> bool:
+    """Whether sshd keeps root out where a code is asked for. effective: what `sshd -T` says, keyword -> value."""
+    # By what it calls prohibit-password, root comes in with a key alone: PAM gets something else than was typed.
+    return effective.get("permitrootlogin") != "yes"
+
+
 def _ssh_obstacle(
     account: Account, first_factor: FirstFactor, effective: Mapping[str, str], logins: Logins
 ) -> str | None:
-    if account.uid == 0 and effective.get("permitrootlogin") != "yes":
-        # sshd lets root in by what it calls prohibit-password with a key alone, and never with a code behind it.
+    if account.uid == 0 and root_is_shut_out(effective):
         return f"PermitRootLogin {effective.get('permitrootlogin', 'no')} keeps root out where a code is asked for"
     has_other_keys = any(
         effective.get(name, "none") != "none" for name in ("authorizedkeyscommand", "trustedusercakeys")

@@ -44,6 +44,7 @@ class Desk:
         self.dry_runs: list[Sequence[Rule] | None] = []
         self.dry_run_faults: tuple[str, ...] = ()
         self.is_timer_on = False
+        self.permit_root = "no"
         self.has_systemd = True
         for name, text in {"textgate": BLOCK, "common-auth": COMMON, "su-l": "auth include su\n"}.items():
             self.write(f"etc/pam.d/{name}", text)
@@ -77,6 +78,7 @@ class Desk:
             drop_in = self.root / DROP_IN.lstrip("/")
             methods = drop_in.read_text().split("AuthenticationMethods ")[1] if drop_in.exists() else "any"
             settings = {**wanted(FirstFactor.KEY), "authenticationmethods": methods.strip()}
+            settings["permitrootlogin"] = self.permit_root
             return 0, "".join(f"{key} {value}\n" for key, value in settings.items())
         if "revert.timer" in line and arguments[1] in ("enable", "disable"):
             self.is_timer_on = arguments[1] == "enable"
@@ -300,6 +302,14 @@ def test_command_that_comes_second_says_so(desk: Desk, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(cli_pam, "dry_run", slow)
     assert desk.run("enable", "sudo").output == "sudo is guarded already.\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "is_told"), [("yes", False), ("no", False), ("without-password", True), ("forced-commands-only", True)]
+)
+def test_root_who_is_shut_out_is_told(desk: Desk, value: str, is_told: bool) -> None:
+    desk.permit_root = value
+    assert ("root can't log in by ssh any more" in desk.run("try", "sshd").output) is is_told
 
 
 def test_notes(desk: Desk) -> None:
