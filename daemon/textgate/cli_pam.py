@@ -219,17 +219,17 @@ def disable(context: Context, service: str | None, is_all: bool) -> None:
         raise click.UsageError("name a service, or say --all")
     admin = PamAdmin()
     names = sorted({*admin.remembered(), *admin.marked()}) if service is None else [service]
-    rows, faults = [], []
+    done: dict[str, tuple[FileChange, ...]] = {}
+    faults = []
     for name in names:
         try:
-            changes = admin.disable(name)
+            done[name] = admin.disable(name)
         except TextgateError as error:
             faults.append(error)
-            continue
+    for name, changes in done.items():  # all is done by now, should nobody read any more what is shown
         _show(context, name, changes, "no longer guarded")
-        rows.append(_report(name, changes, None))
     if not faults:
-        context.result({"services": rows})
+        context.result({"services": [_report(name, changes, None) for name, changes in done.items()]})
         if not names:
             context.say("textgate guards nothing.")
         return

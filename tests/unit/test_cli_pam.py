@@ -230,6 +230,20 @@ def test_disable_of_all_goes_on_after_a_fault_and_tells_it(desk: Desk) -> None:
     assert "auth required mine.so" in done.output
 
 
+def test_disable_of_all_does_not_end_where_its_output_does(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `textgate pam disable --all | head -n 1`."""
+    before = desk.files()
+    for service in ("login", "sudo"):
+        desk.run("enable", service)
+
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli_pam, "_show", closed)
+    desk.run("disable", "--all")
+    assert desk.files() == before
+
+
 def test_disable_of_all_takes_out_what_was_forgotten_or_damaged(desk: Desk) -> None:
     before = desk.files()
     for service in ("login", "sudo"):
