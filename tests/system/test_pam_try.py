@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from system.doors import CODE, PASSWORD, PASSWORDS, Doors, sudo_to_code
+from system.doors import CODE, PASSWORD, PASSWORDS, Doors, Login, sudo_to_code
 from system.machines import Completed, Machine
 from system.setting import ALICE, Gateway
 
@@ -122,6 +122,18 @@ def test_reboot_in_the_middle_of_a_try_does_not_keep_it(doors: Doors, machine: M
     assert fingerprint(machine) == before
 
 
+def test_upgrade_in_the_middle_of_a_try_neither_keeps_nor_ends_it(doors: Doors, machine: Machine) -> None:
+    pam(machine, "try", "sudo", "--confirm-within", SHORT)
+    pam(machine, "try", "login", "--confirm-within", "1h")
+    machine.run("dpkg --install /root/textgate_*.deb", within_s=300)
+    assert machine.run(["systemctl", "is-enabled", TIMER]).stdout.strip() == "enabled"
+    wait_taken_back(machine, "sudo")
+    rows = status(machine)
+    assert set(rows) == {"login"}
+    assert rows["login"]["confirm_by"]
+    assert rows["login"]["faults"] == []
+
+
 # --- Confirmed ---
 
 
@@ -150,6 +162,20 @@ def test_login_without_a_code_confirms_nothing(doors: Doors, machine: Machine) -
     since = machine.run(["date", "+%s"]).stdout.strip()
     machine.wait_until(
         f"test $(journalctl -q -u textgate-pam-revert --since @{since} -o cat | grep -c Finished) -ge 1", within_s=30
+    )
+    assert status(machine)["sudo"]["confirm_by"]
+
+
+def test_login_test_confirms_nothing(doors: Doors, machine: Machine) -> None:
+    """It proves the stack, and not that sudo or sshd let anybody in."""
+    pam(machine, "try", "sudo", "--confirm-within", "1h")
+    since = machine.run(["date", "+%s"]).stdout.strip()
+    with Login(machine.spawn(["textgate", "login-test", ALICE, "sudo"])) as test:
+        test.answer(PASSWORD, PASSWORDS[ALICE])
+        test.answer(CODE, doors.next_code())
+        test.expect("sudo would let alice in")
+    machine.wait_until(
+        f"test $(journalctl -q -u textgate-pam-revert --since @{since} -o cat | grep -c Finished) -ge 2", within_s=30
     )
     assert status(machine)["sudo"]["confirm_by"]
 
