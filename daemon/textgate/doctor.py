@@ -94,7 +94,9 @@ class Machine:
 
     @cached_property
     def phones(self) -> PhoneTable:
-        """The phones file. Raises DirectoryError."""
+        """The phones file, if it is one of the sources. Raises DirectoryError."""
+        if "file" not in self.config.phones.sources:
+            return PhoneTable()
         return read_phones(self.config.phones.file, self.config.phones.default_region)
 
     @cached_property

@@ -505,6 +505,12 @@ def test_exempt_people_need_no_phone(ward: Ward) -> None:
     assert ward.worst("phones").level is Level.OK
 
 
+def test_phones_file_is_not_missed_where_numbers_come_from_elsewhere(ward: Ward) -> None:
+    (ward.root / "phones").unlink()
+    ward.options["phones"] = 'sources = ["gecos"]'
+    assert [one for one in ward.findings() if one.level is not Level.OK] == []
+
+
 def test_redis_with_a_password_or_elsewhere_is_not_tried(ward: Ward) -> None:
     ward.redis.answer = b"-NOAUTH Authentication required.\r\n"
     assert ward.worst("redis").level is Level.OK
