@@ -43,7 +43,7 @@ def dry_run(rules: Sequence[Rule] | None = None) -> tuple[str, ...]:
     Raises TextgateError when it can't be tried: no python-pam, no such file, no room in /run.
     """
     try:
-        text = Path(BLOCK).read_text()
+        text = Path(BLOCK).read_text(errors="surrogateescape")  # as PamAdmin.read_pam
     except OSError as error:
         raise TextgateError(f"{BLOCK}: can't be read: {error.strerror}", hint="install the package again") from None
     if HELPER not in text:

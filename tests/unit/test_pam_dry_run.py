@@ -142,6 +142,14 @@ def test_lines_that_are_missing_or_not_ours_are_told(
         dry_run()
 
 
+def test_comments_may_be_in_any_encoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "textgate"
+    file.write_bytes(b"# caf\xe9\n" + BLOCK.read_bytes())
+    monkeypatch.setattr(pam_dry_run, "BLOCK", str(file))
+    play(monkeypatch, lambda has_passed: has_passed)
+    assert dry_run() == ()
+
+
 def test_no_room_for_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pam_dry_run, "RUN_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(TextgateError, match="could not be made"):
