@@ -27,7 +27,7 @@ from .directory import PhoneTable, read_phones
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
 from .pam_admin import SSHD_SERVICES, Condition, PamAdmin
 from .pam_dry_run import dry_run
-from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code
+from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code, verb
 from .policy import Account
 from .programs import run_program
 from .sshd_config import METHODS, effective, effective_faults, match_faults
@@ -448,6 +448,11 @@ def _openings(machine: Machine, service: str, rules: Sequence[Rule]) -> Iterator
         if rule.module.endswith("pam_env.so") and "user_readenv=1" in rule.arguments:
             message = f"{service}: {rule.place} reads users' own environment before the code"
             yield Finding("pam", Level.FAILURE, message, f"take user_readenv=1 out of {rule.place}")
+    helpers = [rule for rule in rules if is_ours(rule) and verb(rule) in ("begin", "check")]
+    place = next((rule.place for rule in helpers if "seteuid" not in rule.arguments), None)
+    if place:
+        message = f"{service}: {place} runs the helper as the real user of whoever called, who could stop or kill it"
+        yield Finding("pam", Level.FAILURE, message, f"put seteuid back into {place}")
     counting = [
         at for at, rule in enumerate(rules) if "pam_faillock.so" in rule.module and "authfail" in rule.arguments
     ]

@@ -413,6 +413,10 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         lambda w: _replace(w, "etc/pam.d/sudo", END_MARK, f"{END_MARK}\nauth required pam_faillock.so authfail"),
         "pam", Level.WARNING, "as a wrong password", "above textgate's lines",
     ),
+    "helper as whoever calls": (
+        lambda w: w.write("etc/pam.d/textgate", BLOCK.replace(" seteuid", "", 1)),
+        "pam", Level.FAILURE, "sudo: /etc/pam.d/textgate:", "put seteuid back",
+    ),
     "empty password": (
         lambda w: w.write("shadow", "alice:$y$x:1::::::\nguest::1::::::\n"),
         "pam", Level.FAILURE, "empty password: guest", "passwd --lock guest",
