@@ -542,7 +542,9 @@ class PamAdmin:
     def effective_sshd(self, user: str = "root") -> str:
         """What `sshd -T` prints for a user's login from this machine. Raises PamAdminError."""
         self._make_privsep_folder()
-        status, output = self._run(["sshd", "-T", "-C", f"user={user},host=localhost,addr=127.0.0.1"])
+        # All that a Match line can ask for: without its port, sshd refuses to look at one with LocalPort.
+        login = f"user={user},host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"
+        status, output = self._run(["sshd", "-T", "-C", login])
         if status != 0:
             raise PamAdminError("sshd's effective settings can't be read", hint=_last_line(output) or "see: sshd -T")
         return output

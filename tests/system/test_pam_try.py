@@ -283,6 +283,15 @@ def test_sshd_that_would_not_ask_is_refused_and_rolled_back(
         machine.run(["rm", path])
 
 
+def test_match_block_for_a_port_does_not_stand_in_the_way(doors: Doors, machine: Machine) -> None:
+    machine.write("/etc/ssh/sshd_config.d/zz.conf", "Match LocalPort 2222\n  X11Forwarding no\n")
+    try:
+        pam(machine, "enable", "sshd")
+        pam(machine, "disable", "sshd")
+    finally:
+        machine.run(["rm", "/etc/ssh/sshd_config.d/zz.conf"])
+
+
 def test_two_commands_at_once_make_one_change(doors: Doors, machine: Machine) -> None:
     one = "textgate pam enable login 2>&1"
     both = machine.run(f"{one} >/run/one & {one} >/run/two; wait; cat /run/one /run/two").stdout

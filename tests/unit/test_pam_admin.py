@@ -193,6 +193,14 @@ def test_sshd_is_checked_and_reloaded(admin: PamAdmin, commands: Commands) -> No
     ]
 
 
+def test_sshd_is_told_all_that_a_match_line_may_ask_for(admin: PamAdmin, commands: Commands) -> None:
+    """With `Match LocalPort` in its files and no lport in the question, sshd answers with an error."""
+    enable(admin, "sshd")
+    (asked,) = [line.partition(" -C ")[2] for line in commands.asked if line.startswith("sshd -T")]
+    told = {pair.partition("=")[0] for pair in asked.split(",")}
+    assert told == {"user", "host", "addr", "laddr", "lport"}
+
+
 def test_sshd_that_does_not_run_is_not_reloaded(admin: PamAdmin, commands: Commands) -> None:
     commands.answers["systemctl is-active --quiet ssh.service"] = (3, "")
     enable(admin, "sshd")
