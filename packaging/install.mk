@@ -55,7 +55,7 @@ install-config:
 	for name in textgate.toml redis.conf; do \
 		[ -e $(DESTDIR)$(SYSCONFDIR)/$$name ] || install -m 0644 packaging/etc/$$name $(DESTDIR)$(SYSCONFDIR)/$$name; done
 	install -D -m 0755 packaging/bin/run-redis $(DESTDIR)/usr/libexec/textgate/run-redis
-	install -D -m 0644 packaging/redis.conf packaging/redis.acl -t $(DESTDIR)$(SHAREDIR)
+	install -D -m 0644 packaging/redis.conf packaging/redis.acl packaging/etc/textgate.toml -t $(DESTDIR)$(SHAREDIR)
 	install -D -m 0644 systemd/*.service systemd/*.socket systemd/*.timer -t $(DESTDIR)$(UNITDIR)
 	install -D -m 0644 systemd/textgate.sysusers $(DESTDIR)/usr/lib/sysusers.d/textgate.conf
 	install -D -m 0644 systemd/textgate.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/textgate.conf
@@ -70,8 +70,12 @@ install-completion: completion
 	install -D -m 0644 $(BUILD)/completion/fish/textgate.fish -t $(DESTDIR)/usr/share/fish/vendor_completions.d
 
 install-docs: install-man install-completion
-	install -D -m 0644 README.md SECURITY.md daemon/PROTOCOL.md daemon/STORE.md docs/limits.md docs/api.md -t $(DESTDIR)$(DOCDIR)
-	install -D -m 0644 pam_helper/README.md $(DESTDIR)$(DOCDIR)/pam.md
+	install -D -m 0644 README.md SECURITY.md NEWS.md CONTRIBUTING.md -t $(DESTDIR)$(DOCDIR)
+	install -D -m 0644 docs/* -t $(DESTDIR)$(DOCDIR)/docs
+	install -D -m 0644 daemon/PROTOCOL.md daemon/STORE.md -t $(DESTDIR)$(DOCDIR)/daemon
+	install -D -m 0644 pam_helper/README.md -t $(DESTDIR)$(DOCDIR)/pam_helper
+	cd examples && find login_page -type f -not -path '*/.*' -not -path '*/__pycache__/*' \
+		-exec install -D -m 0644 {} $(DESTDIR)$(DOCDIR)/examples/{} \;
 
 .PHONY: demo
 demo: apt-demo build-pam ## log in by ssh and sudo with texted codes, in a private world (see README.md)

@@ -106,12 +106,15 @@ class Call:
 
 @dataclass(frozen=True)
 class AdminVerb:
-    """A verb: its handler, its arguments, whether only root may call it, what the journal says of it afterwards."""
+    """A verb: its handler, its arguments, whether only root may call it, what the journal says of it afterwards.
+
+    done: None for those that only look, and are called over and over by monitoring and by a try's timer.
+    """
 
     handler: Callable[[Call], dict[str, Any]]
     arguments: frozenset[str]
     is_root_only: bool
-    done: str = "verb done"
+    done: str | None = "verb done"
     priority: Priority = Priority.INFO
 
 
@@ -160,8 +163,9 @@ def _answer(untrusted_line: bytes, peer: PeerCred, daemon: Daemon) -> tuple[dict
             verb=word, uid=peer.uid, result="refused", reason=kind,
         )  # fmt: skip
         return _error(kind, error.message, error.hint), True
-    changed = {name: result[name] for name in _NOTED if name in result}
-    audit.event(Event.ADMIN, verb.done, priority=verb.priority, verb=word, uid=peer.uid, result="ok", **changed)
+    if verb.done is not None:
+        changed = {name: result[name] for name in _NOTED if name in result}
+        audit.event(Event.ADMIN, verb.done, priority=verb.priority, verb=word, uid=peer.uid, result="ok", **changed)
     return {"ok": True, "result": result}, True
 
 
@@ -354,11 +358,11 @@ def _last_pass(call: Call) -> dict[str, Any]:
 
 
 VERBS: Mapping[str, AdminVerb] = {
-    "status": AdminVerb(_status, frozenset(), is_root_only=False),
+    "status": AdminVerb(_status, frozenset(), is_root_only=False, done=None),
     "unlock": AdminVerb(
         _unlock, frozenset({"user"}), is_root_only=False, done="user unlocked", priority=Priority.NOTICE
     ),
-    "last-pass": AdminVerb(_last_pass, frozenset({"service"}), is_root_only=True),
+    "last-pass": AdminVerb(_last_pass, frozenset({"service"}), is_root_only=True, done=None),
     "recovery": AdminVerb(
         _recovery, frozenset({"user"}), is_root_only=True, done="recovery codes made", priority=Priority.NOTICE
     ),

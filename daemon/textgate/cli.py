@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import getpass
+import io
 import os
 import sys
 import time
@@ -43,6 +44,11 @@ ENROL_TRIES = 3
 @click.pass_context
 def main(click_context: click.Context, config_path: str, is_json: bool) -> None:
     """Texted login codes for ssh, sudo, su and login: look after the service and its users."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a character that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="replace")
     click_context.obj = Context(config_path, is_json)
 
 

@@ -294,7 +294,7 @@ class PamAdmin:
             raise PamAdminError(
                 "common-auth checks passwords by more than pam_unix, which `any` does not cover",
                 hint=f"use --first-factor key or password, or write the lines into {path} by hand: "
-                "see /usr/share/doc/textgate/pam.md",
+                "see /usr/share/doc/textgate/pam_helper/README.md",
             )
         after = with_block(before, first_factor, service=service)
         self._check_stack(service, after, first_factor)

@@ -418,7 +418,7 @@ class Command:
 
 
 COMMANDS = [
-    Command({"verb": "status"}, "ok", {"verb": "status"}),
+    Command({"verb": "last-pass", "service": "sshd"}, "", {"verb": "last-pass", "reason": "not_root"}, uid=1000),
     Command({"verb": "unlock", "user": "alice"}, "ok", {"verb": "unlock", "user": "alice"}),
     Command({"verb": "unlock", "user": "alice"}, "ok", {"verb": "unlock", "uid": "1000"}, uid=1000),
     Command({"verb": "unlock", "user": "nobody"}, "refused", {"verb": "unlock", "reason": "refused", "user": ""}),
@@ -442,6 +442,13 @@ def test_command_gives_exactly_one_event(desk: Desk, monkeypatch: pytest.MonkeyP
     assert (entry["event"], entry["result"], entry["uid"]) == ("admin", command.result, str(command.uid))
     assert {name: entry[name] for name in command.fields} == command.fields
     assert ALICE not in entry.message and "tag" not in entry.message
+
+
+@pytest.mark.parametrize("line", [{"verb": "status"}, {"verb": "last-pass", "service": "sshd"}])
+def test_command_that_only_looks_gives_none(desk: Desk, line: dict[str, object]) -> None:
+    """A timer calls them every few seconds while a service is tried."""
+    assert json.loads(desk.ask("admin", json.dumps({"v": 1} | line).encode() + b"\n"))["ok"] is True
+    assert desk.journal.entries == []
 
 
 def test_every_kind_of_refusal_of_a_command_has_a_word() -> None:

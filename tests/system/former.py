@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 VERSION = "0.0.9"
-CHANGED = {"etc/textgate/textgate.toml", "etc/textgate/redis.conf", "etc/pam.d/textgate"}
+CHANGED = {"usr/share/textgate/textgate.toml", "etc/textgate/redis.conf", "etc/pam.d/textgate"}
 LINE = "# A line of the former build.\n"
 
 

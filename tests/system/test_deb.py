@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ NOISE = (
     "var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "run", "tmp", "proc", "sys", "dev", "root",
     "var/lib/systemd/catalog/database", "var/lib/systemd/random-seed",
 )  # fmt: skip
-CONFFILES = ("etc/textgate/textgate.toml", "etc/textgate/redis.conf", "etc/pam.d/textgate", "etc/pam.d/textgate-api")
+CONFFILES = ("etc/textgate/redis.conf", "etc/pam.d/textgate", "etc/pam.d/textgate-api")
 
 
 def snapshot(tree: Path) -> dict[str, str]:
@@ -119,10 +120,10 @@ def test_cycle_leaves_conffiles_until_purge_and_then_nothing(
 
     apt(base, tree, "remove", "textgate")
     kept = difference(before, snapshot(tree))
-    # The keys are no conffiles, but whoever removes a package may install it again.
+    # Configuration and keys are no conffiles, but whoever removes a package may install it again.
     allowed = {
-        *CONFFILES, "etc/textgate", "etc/textgate/credentials", "etc/textgate/credentials/vault-key",
-        "var/lib/textgate",
+        *CONFFILES, "etc/textgate", "etc/textgate/textgate.toml", "etc/textgate/credentials",
+        "etc/textgate/credentials/vault-key", "var/lib/textgate",
     }  # fmt: skip
     units = {path for path in kept if path.startswith(("etc/systemd/system/", "var/lib/systemd/deb-systemd-helper"))}
     assert kept - units == allowed, kept - units - allowed
@@ -130,6 +131,31 @@ def test_cycle_leaves_conffiles_until_purge_and_then_nothing(
 
     apt(base, tree, "purge", "textgate")
     assert difference(before, snapshot(tree)) == set()
+
+
+def test_upgrade_asks_nothing_about_what_setup_has_changed(
+    base: BaseTree, tree: Path, deb: Path, tmp_path: Path
+) -> None:
+    """With a question open dpkg ends with an error where nobody can answer, and unattended upgrades pass over it."""
+    apt(base, tree, "install", former_deb(deb, tmp_path))
+    config = tree / "etc/textgate/textgate.toml"
+    config.write_text(config.read_text() + "# by setup\n")
+    before = config.read_text()
+    assert LINE in before
+    said = apt(base, tree, "install", deb)
+    assert "Configuration file" not in said
+    assert config.read_text() == before
+    assert LINE not in (tree / "usr/share/textgate/textgate.toml").read_text()
+
+
+def test_links_of_the_installed_documents_lead_somewhere(deb: Path, tmp_path: Path) -> None:
+    subprocess.run(["dpkg-deb", "--extract", deb, tmp_path], check=True)
+    place = tmp_path / "usr/share/doc/textgate"
+    pages = sorted(place.rglob("*.md"))
+    assert len(pages) > 8
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).resolve().exists(), f"{page.name}: {target}"
 
 
 def test_purge_takes_what_came_later(base: BaseTree, tree: Path, deb: Path) -> None:

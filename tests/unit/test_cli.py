@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import click
 import pytest
 
 from manual import json_keys
-from textgate import __version__, admin_client, pam_conversation
+from textgate import __version__, admin_client, pam_conversation, wiring
 from textgate.cli import main
 from textgate.pam_conversation import PamResult, Style
 from textgate.secret import Secret
@@ -691,3 +692,14 @@ def test_login_test_of_no_service_says_so(desk: Desk, service: str) -> None:
     code, _, err = desk.run("login-test", "alice", service)
     assert code == 1
     assert err == "textgate: error: there is no such PAM service\nhint: see: ls /etc/pam.d\n"
+
+
+def test_terminal_of_another_encoding_is_no_reason_to_fail(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "textgate.cli", "--config", f"{tmp_path}/•.toml", "check-config"],
+        capture_output=True,
+        env={"PYTHONPATH": str(Path(wiring.__file__).parents[1]), "PYTHONIOENCODING": "latin-1", "LC_ALL": "C.UTF-8"},
+        check=False,
+    )
+    assert done.returncode == 3
+    assert b"?.toml: can't be read" in done.stderr

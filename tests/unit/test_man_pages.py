@@ -384,10 +384,12 @@ def test_units_and_commands_refer_to_pages_that_there_are() -> None:
 
 
 def test_files_of_the_documentation_that_pages_name_are_installed(shown: dict[str, str]) -> None:
+    """They lie there as they lie in the source, and the package's own test follows their links."""
     install = (REPOSITORY / "packaging/install.mk").read_text()
     for text in shown.values():
         for name in re.findall(r"/usr/share/doc/textgate/([\w./-]+\w)", text):
-            assert Path(name).name in install, name
+            assert (REPOSITORY / name).is_file(), name
+            assert f"$(DOCDIR)/{Path(name).parent}\n" in install, name
 
 
 # --- The markup. ---
