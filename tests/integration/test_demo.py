@@ -97,7 +97,7 @@ def interrupt_until_it_ends(terminal: Terminal) -> int:
 
 @pytest.mark.parametrize("broken", ["#!/bin/sh\nexit 0\n", "#!/bin/sh\nexit 1\n"])
 def test_demo_fails_with_a_helper_that_lets_everybody_in_or_nobody(broken: str, tmp_path: Path) -> None:
-    for part in ("build/pam", "daemon", "docs", "packaging", "pam_helper", "systemd", "tests"):
+    for part in ("build/pam", "daemon", "docs", "examples", "packaging", "pam_helper", "systemd", "tests"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in (ROOT / "Makefile", *ROOT.glob("*.md")):
         shutil.copy(file, tmp_path)
