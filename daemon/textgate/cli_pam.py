@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,13 @@ def guard_service(
     *,
     is_forced: bool = False,
     wait_s: int | None = None,
+    together_with: Collection[str] = (),
     admin: PamAdmin | None = None,
 ) -> dict[str, Any]:
     """Check, write, and say what was done.
 
     factor: of FirstFactor, None for the service's usual one. wait_s: a try's length; None for a firm one.
+    together_with: services that the same command guards, of which no note says that they ask for no code.
     Raises TextgateError; then nothing was changed.
     """
     _require_root()
@@ -124,7 +126,7 @@ def guard_service(
         context.say(f"{service} is guarded already.")
         return _report(service, (), None)
     _show(context, service, changes, "guarded")
-    for note in notes(context, admin, service):
+    for note in notes(context, admin, service, together_with):
         context.say(f"note: {note}")
     return _report(service, changes, confirm_by)
 
@@ -180,10 +182,10 @@ def _require_way_in(context: Context, admin: PamAdmin, service: str, first_facto
         raise PamAdminError("codes could not be texted or checked now", hint="see: textgate status")
 
 
-def notes(context: Context, admin: PamAdmin, service: str) -> list[str]:
-    """What is worth knowing once a service is guarded."""
+def notes(context: Context, admin: PamAdmin, service: str, together_with: Collection[str] = ()) -> list[str]:
+    """What is worth knowing once a service is guarded. together_with: services that are about to be, too."""
     found = []
-    guarded = admin.services()
+    guarded = {*admin.services(), *together_with}
     pair = way_in.SUDO_PAIR.get(service)
     if pair and pair not in guarded:
         found.append(f"{pair} is a service of its own and asks for no code yet: textgate pam try {pair}")
@@ -327,7 +329,7 @@ def parse_span(text: str) -> int:
     match = _SPAN.fullmatch(text)
     found_s = int(match[1]) * _UNITS[match[2]] if match else 0
     if not CONFIRM_MIN_S <= found_s <= CONFIRM_MAX_S:
-        raise UsageError("--confirm-within can't be read", hint="write a time from 30s to 24h, such as 5m")
+        raise UsageError("the time to confirm within must be from 30s to 24h", hint="such as 90s, 5m, 1h")
     return found_s
 
 

@@ -14,7 +14,7 @@ import os
 import stat
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from .cli_base import Context, command, complete_users
 from .config import Config, parse_config
 from .config_edit import Value, set_option
 from .credstore import VAULT_KEY, Credstore, one_at_a_time
-from .errors import ConfigError, CredentialError, RefusedError, TextgateError
+from .errors import ConfigError, CredentialError, RefusedError, TextgateError, UsageError
 from .pam_admin import SSHD_SERVICES, PamAdmin, check_service
 from .pam_stack import FirstFactor
 from .secret import Secret
@@ -175,8 +175,10 @@ def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: 
     """
     if os.geteuid() != 0:
         raise TextgateError("setup changes files of root", hint="run it with sudo")
-    answers = (read_answers(answers_path) if answers_path else {}) | read_options(given)
-    wizard = Wizard(context, answers, _can_ask(code_stdin))
+    in_file, in_options = read_answers(answers_path) if answers_path else {}, read_options(given)
+    if not no_pam:
+        _check_pam_answers(answers_path or "", in_file, in_options)
+    wizard = Wizard(context, in_file | in_options, _can_ask(code_stdin))
     wizard.until_good(
         ("sender", "text", "default_region", "allowed_countries", "gateway_url"), lambda: _configure(wizard)
     )
@@ -246,6 +248,41 @@ def _read_private(path: str) -> str:
         raise ConfigError(path, (f"can't be read: {error.strerror}",)) from None
     except UnicodeDecodeError:
         raise ConfigError(path, ("is not UTF-8 text",)) from None
+
+
+def _check_pam_answers(path: str, in_file: Mapping[str, Any], in_options: Mapping[str, Any]) -> None:
+    """Look at what is of use only in the end, before anything is written, texted or enrolled.
+
+    path: of the file of answers. Raises ConfigError for faults in the file, UsageError for those of options.
+    """
+    faults = dict(_pam_faults(in_file))
+    if faults:
+        raise ConfigError(
+            path, tuple(f"{name}: {error.message}" for name, error in faults.items()), hint=_hint(faults)
+        )
+    faults = dict(_pam_faults(in_options))
+    if faults:
+        told = (f"--{name.replace('_', '-')}: {error.message}" for name, error in faults.items())
+        raise UsageError("; ".join(told), hint=_hint(faults))
+
+
+def _pam_faults(answers: Mapping[str, Any]) -> Iterator[tuple[str, TextgateError]]:
+    """Name of each answer about services that can't be used, and why."""
+    checks: Mapping[str, Callable[[Any], object]] = {
+        "services": _check_services,
+        "first_factor": _check_first_factor,
+        "confirm_within": cli_pam.parse_span,
+    }
+    for name, check in checks.items():
+        try:
+            if name in answers:
+                check(answers[name])
+        except TextgateError as error:
+            yield name, error
+
+
+def _hint(faults: Mapping[str, TextgateError]) -> str | None:
+    return next((error.hint for error in faults.values() if error.hint), None)
 
 
 # --- Configuration ---
@@ -461,7 +498,7 @@ def _guard_services(wizard: Wizard) -> None:
     wizard.done["services"] = rows
     for name in names:
         first_factor = factor if name in SSHD_SERVICES else "password"
-        rows += [cli_pam.guard_service(wizard.context, name, first_factor, wait_s=wait_s)]
+        rows += [cli_pam.guard_service(wizard.context, name, first_factor, wait_s=wait_s, together_with=names)]
     if any(row["is_changed"] for row in rows):
         wizard.context.say(
             f"\nLog in now in another window, with a code. What nobody logs in through, and `textgate pam confirm` "
@@ -470,10 +507,15 @@ def _guard_services(wizard: Wizard) -> None:
 
 
 def _chosen_services(wizard: Wizard) -> list[str]:
-    admin = PamAdmin()
     there = [name for name in SUGGESTED_SERVICES if Path("/etc/pam.d", name).exists()]
     default = " ".join(there) if wizard.can_ask else ""
-    names = wizard.answer("services", "Services to guard (- for none)", default).replace(",", " ").split()
+    return _check_services(wizard.answer("services", "Services to guard (- for none)", default).split())
+
+
+def _check_services(given: Sequence[str]) -> list[str]:
+    """The services that are named, with commas too; none for "-". Raises PamAdminError or StackError."""
+    admin = PamAdmin()
+    names = " ".join(given).replace(",", " ").split()
     names = [] if names == ["-"] else names
     for name in names:
         check_service(name)
@@ -482,12 +524,16 @@ def _chosen_services(wizard: Wizard) -> list[str]:
 
 
 def _first_factor(wizard: Wizard) -> str:
-    def choose() -> str:
-        factor = wizard.answer("first_factor", "What comes before the code in ssh: key, password, any", "key")
-        if factor not in {one.value for one in FirstFactor}:
-            raise RefusedError(
-                "the first factor is key, password or any", hint="any: a key or a password, then the code"
-            )
-        return factor
+    return wizard.until_good(
+        ("first_factor",),
+        lambda: _check_first_factor(
+            wizard.answer("first_factor", "What comes before the code in ssh: key, password, any", "key")
+        ),
+    )
 
-    return wizard.until_good(("first_factor",), choose)
+
+def _check_first_factor(given: str) -> str:
+    """The word, if it is one of FirstFactor. Raises RefusedError."""
+    if given not in {one.value for one in FirstFactor}:
+        raise RefusedError("the first factor is key, password or any", hint="any: a key or a password, then the code")
+    return given

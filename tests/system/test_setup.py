@@ -99,6 +99,7 @@ def test_unattended_setup_guards_the_machine_and_can_be_run_again(fresh: tuple[M
     assert said.count("\n    ") >= 10  # the recovery codes
     for service in ("sshd", "sudo", "sudo-i"):
         assert f"{service} is guarded" in said
+    assert "asks for no code" not in said
     assert_nothing_is_open(machine)
     assert gateway.texts(ALICE_MSISDN)[0].split()[0].isdigit()
 
@@ -182,7 +183,14 @@ def test_setup_by_options_with_a_token_and_without_a_service(fresh: tuple[Machin
     assert_nothing_is_open(machine)
     machine.run(["textgate", "credentials", "decrypt"])
     assert machine.read(f"{CREDENTIALS}/gatewayapi-token") == KEYS["token"] + "\n"
-    faults = {"gateway_url = 3": "must be a text", "user = [": "not valid TOML", "x = 1": "no such answer"}
+    faults = {
+        "gateway_url = 3": "must be a text",
+        "user = [": "not valid TOML",
+        "x = 1": "no such answer",
+        'services = ["sudoo"]': "services: /etc/pam.d/sudoo: can't be read",
+        'first_factor = "pin"': "first_factor: ",
+        'confirm_within = "soon"': "confirm_within: ",
+    }
     for wrong, told in faults.items():
         machine.write(ANSWERS, wrong, mode=0o600)
         refused = machine.run(["textgate", "setup", "--answers", ANSWERS], check=False)

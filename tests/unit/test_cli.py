@@ -206,7 +206,7 @@ def test_wrong_usage_ends_with_two(desk: Desk, arguments: list[str]) -> None:
     ("arguments", "message"),
     [
         (["pam", "disable"], "name a service, or say --all"),
-        (["pam", "try", "sudo", "--confirm-within", "5"], "--confirm-within can't be read"),
+        (["pam", "try", "sudo", "--confirm-within", "5"], "the time to confirm within must be from 30s to 24h"),
         (["log", "--since", "soon"], "--since can't be read"),
         (["send-test"], "no number was given"),
     ],

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from manual import json_keys
 from textgate import admin_client, cli_pam, way_in
 from textgate.cli import main
+from textgate.cli_base import Context
 from textgate.errors import DaemonUnavailable, UsageError
 from textgate.pam_admin import STATE_DIR, PamAdmin
 from textgate.pam_stack import FirstFactor, Rule
@@ -335,6 +336,15 @@ def test_notes(desk: Desk) -> None:
     of_su = desk.run("enable", "su").output
     assert "root has none: textgate enrol root" in of_su
     assert "so are su-l, by way of su" in of_su
+
+
+def test_no_note_on_a_service_that_the_same_command_guards(desk: Desk) -> None:
+    context = Context(config_path=desk.base[1], is_json=False)
+    admin = PamAdmin(str(desk.root), desk.run_command)
+    admin.enable("sudo", FirstFactor.PASSWORD, now_at=1)
+    assert cli_pam.notes(context, admin, "sudo", ["sudo", "sudo-i"]) == []
+    (note,) = cli_pam.notes(context, admin, "sudo", ["sudo"])
+    assert "sudo-i is a service of its own" in note
 
 
 def test_json_is_one_object_with_the_diff(desk: Desk) -> None:

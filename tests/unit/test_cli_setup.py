@@ -47,6 +47,7 @@ class Desk:
         self.statuses: list[dict[str, Any]] = []
         self.asked: list[tuple[str, dict[str, object]]] = []
         self.guarded: list[tuple[str, str | None, int | None]] = []
+        self.together: list[tuple[str, ...]] = []
         self.typed: list[str] = []
         self.prompts: list[str] = []
         monkeypatch.setattr("os.geteuid", lambda: 0)
@@ -71,8 +72,11 @@ class Desk:
         assert verb == "send-test"
         return {}
 
-    def guard(self, _context: object, service: str, factor: str | None, *, wait_s: int | None) -> dict[str, Any]:
+    def guard(
+        self, _context: object, service: str, factor: str | None, *, wait_s: int | None, together_with: Sequence[str]
+    ) -> dict[str, Any]:
         self.guarded.append((service, factor, wait_s))
+        self.together.append(tuple(together_with))
         return {"service": service, "is_changed": True}
 
     def answers(self, text: str, *, mode: int = 0o600) -> str:
@@ -349,6 +353,49 @@ def test_no_pam_stops_before_any_service(desk: Desk) -> None:
 def test_answers_at_fault_are_named(desk: Desk, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_answers(desk.answers(text))
+
+
+PAM_FAULTS = [
+    ("services", ["sudo", "sudoo"], "/etc/pam.d/sudoo: can't be read"),
+    ("services", ["cron"], "it authenticates nobody"),
+    ("first_factor", "keys", "the first factor is key, password or any"),
+    ("confirm_within", "5", "from 30s to 24h"),
+    ("confirm_within", "25h", "from 30s to 24h"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), PAM_FAULTS)
+def test_answers_about_services_are_checked_before_anything_is_done(
+    desk: Desk, name: str, value: str | list[str], words: str
+) -> None:
+    before = desk.config.read_text()
+    in_file = desk.unattended(f"{FULL}{name} = {json.dumps(value)}\n")
+    assert in_file.exit_code == 3
+    assert f"{name}: " in in_file.output
+    assert words in in_file.output
+    typed = value if isinstance(value, str) else ",".join(value)
+    option = "--" + name.replace("_", "-")
+    by_option = desk.unattended(FULL, option, typed)
+    assert by_option.exit_code == 2
+    assert f"{option}: " in by_option.output
+    assert words in by_option.output
+    assert desk.config.read_text() == before
+    assert desk.asked == []
+    assert not desk.plain("").exists()
+    assert not (desk.root / "phones").exists()
+    assert desk.unattended(FULL, option, typed, "--no-pam").exit_code == 0  # of no use there
+
+
+def test_every_answer_at_fault_is_named_at_once(desk: Desk) -> None:
+    told = desk.unattended(FULL + 'services = ["-"]\nfirst_factor = ""\nconfirm_within = "soon"\n').output
+    assert "first_factor: " in told
+    assert "confirm_within: " in told
+    assert "services: " not in told
+
+
+def test_services_of_one_run_know_of_each_other(desk: Desk) -> None:
+    assert desk.unattended(FULL + 'services = ["sudo", "sudo-i"]\n').exit_code == 0
+    assert desk.together == [("sudo", "sudo-i")] * 2
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o622])
