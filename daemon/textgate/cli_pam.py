@@ -169,8 +169,16 @@ def _require_way_in(context: Context, admin: PamAdmin, service: str, first_facto
             "nobody who can become root has a phone: the machine would be closed to its administrators",
             hint="enrol one of them first: textgate enrol USER",
         )
+    if all(way_in.is_refused(one, context.config) for one in admins):
+        names = ", ".join(one.name for one in admins)
+        raise PamAdminError(
+            f"textgate refuses every administrator with a phone: {names}",
+            hint=f"take one of them out of [refused] in {context.config_path}",
+        )
     if service in SSHD_SERVICES:
-        obstacles = way_in.ssh_obstacles(admins, first_factor, lambda user: effective(admin.effective_sshd(user)))
+        obstacles = way_in.ssh_obstacles(
+            admins, first_factor, lambda user: effective(admin.effective_sshd(user)), context.config
+        )
         if obstacles:
             raise PamAdminError(
                 "no administrator with a phone could log in by ssh: " + "; ".join(obstacles),

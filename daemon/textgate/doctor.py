@@ -31,7 +31,7 @@ from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets
 from .policy import Account
 from .programs import run_program
 from .sshd_config import METHODS, effective, effective_faults, match_faults
-from .way_in import SUDO_PAIR, Logins, is_admin, ssh_obstacles, takes_empty_passwords
+from .way_in import SUDO_PAIR, Logins, is_admin, is_refused, ssh_obstacles, takes_empty_passwords
 
 CLOCK_SKEW_WARN_S = 60.0  # the gateway refuses signatures that are some minutes off
 GRACE_SPARE_S = 30  # beside the code's life, time to give the first factor
@@ -346,14 +346,18 @@ def _phones(machine: Machine) -> Iterator[Finding]:
     if machine.unreachable:
         message = f"phones in countries that may not be texted: {_names(machine.unreachable)}"
         yield Finding("phones", Level.FAILURE, message, f"edit [limits] allowed_countries in {config.path}")
-    if machine.admins:
+    level = Level.FAILURE if machine.guarded else Level.WARNING
+    refused = [one.name for one in machine.admins if is_refused(one, config)]
+    if refused and len(refused) == len(machine.admins):
+        message = f"textgate refuses every administrator with a phone: {_names(refused)}"
+        yield Finding("phones", level, message, f"edit [refused] in {config.path}")
+    elif machine.admins:
         count = len(machine.phones.numbers)
         message = (
             f"{count} user{'' if count == 1 else 's'} with a phone, {len(machine.admins)} of them may become root"
         )
         yield Finding("phones", Level.OK, message)
     else:
-        level = Level.FAILURE if machine.guarded else Level.WARNING
         yield Finding("phones", level, "nobody who can become root has a phone", "textgate enrol USER")
     yield from _without_phone(machine)
 
@@ -491,7 +495,11 @@ def _sshd(machine: Machine) -> Iterator[Finding]:
     if not (faults or opened):
         yield Finding("sshd", Level.OK, f"asks for {found['authenticationmethods']}, and takes no password by itself")
     obstacles = ssh_obstacles(
-        machine.admins, first_factor, lambda user: effective(machine.pam.effective_sshd(user)), machine.logins
+        machine.admins,
+        first_factor,
+        lambda user: effective(machine.pam.effective_sshd(user)),
+        machine.config,
+        machine.logins,
     )
     if obstacles:
         message = "no administrator with a phone can log in by ssh: " + "; ".join(obstacles)

@@ -6,7 +6,8 @@ Text in, findings out; no file is touched here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from .pam_stack import FirstFactor
@@ -20,6 +21,9 @@ METHODS: Mapping[FirstFactor, str] = {
     FirstFactor.PASSWORD: "keyboard-interactive:pam",
     FirstFactor.ANY: "publickey,keyboard-interactive:pam keyboard-interactive:pam",
 }
+
+# Who may log in at all, in the order in which sshd asks. `sshd -T` prints each pattern on a line of its own.
+_LISTS: Mapping[str, str] = {name.lower(): name for name in ("DenyUsers", "AllowUsers", "DenyGroups", "AllowGroups")}
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,55 @@ def wanted(first_factor: FirstFactor) -> dict[str, str]:
 
 
 def effective(output: str) -> dict[str, str]:
-    """What `sshd -T` prints, keyword -> value; the first one where a keyword comes twice."""
+    """What `sshd -T` prints, keyword -> value; the first one where a keyword comes twice.
+
+    All of them for DenyUsers, AllowUsers, DenyGroups and AllowGroups: one pattern a line.
+    """
     found: dict[str, str] = {}
     for line in output.splitlines():
         keyword, _, value = line.strip().partition(" ")
-        found.setdefault(keyword.lower(), value.strip())
+        keyword, value = keyword.lower(), value.strip()
+        if keyword in _LISTS and keyword in found:
+            found[keyword] += f"\n{value}"
+        found.setdefault(keyword, value)
     return found
+
+
+def kept_out_by(found: Mapping[str, str], user: str, groups: Collection[str]) -> str | None:
+    """The keyword by which sshd keeps a user out, whatever he can show; None if it doesn't (sshd_config(5)).
+
+    found: as `effective` gives it for this user. groups: names of all of his, the primary one's too.
+    """
+    patterns = {keyword: found.get(keyword, "").splitlines() for keyword in _LISTS}
+    is_kept_out = {
+        "denyusers": any(_denies(user, pattern) for pattern in patterns["denyusers"]),
+        "allowusers": not any(_allows(user, pattern) for pattern in patterns["allowusers"]),
+        "denygroups": any(_matches(group, pattern) for group in groups for pattern in patterns["denygroups"]),
+        "allowgroups": not any(_matches(group, pattern) for group in groups for pattern in patterns["allowgroups"]),
+    }
+    return next((name for keyword, name in _LISTS.items() if patterns[keyword] and is_kept_out[keyword]), None)
+
+
+# Where the HOST of USER@HOST decides, nobody knows beforehand where somebody will come from. What lets him in from
+# somewhere is a way in; what keeps him out from somewhere closes none.
+
+
+def _allows(user: str, pattern: str) -> bool:
+    if "@" not in pattern:
+        return _matches(user, pattern)
+    # With more than one @, releases of sshd differ in which of them it is.
+    return any(_matches(user, name) for name in (pattern.partition("@")[0], pattern.rpartition("@")[0]))
+
+
+def _denies(user: str, pattern: str) -> bool:
+    name, _, host = pattern.partition("@")
+    return host in ("", "*") and _matches(user, name)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """sshd's match_pattern: * and ? alone. A ! is a letter here; it negates in lists with commas, and in HOST."""
+    wild = {"*": ".*", "?": "."}
+    return re.fullmatch("".join(wild.get(char, re.escape(char)) for char in pattern), name, re.DOTALL) is not None
 
 
 def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[Setting] = ()) -> Iterator[str]:

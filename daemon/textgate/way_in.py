@@ -16,7 +16,9 @@ from .accounts import NssAccounts
 from .config import Config
 from .directory import build_directory, read_phones
 from .pam_stack import FirstFactor, Rule
-from .policy import Account
+from .policy import Account, Decision, decide
+from .session import Session
+from .sshd_config import kept_out_by
 
 ADMIN_GROUPS = frozenset({"sudo", "root", "wheel", "admin"})
 PEOPLE_MIN_UID, PEOPLE_MAX_UID = 1000, 59999  # UID_MIN of login.defs(5); Debian Policy 9.2.2
@@ -119,19 +121,30 @@ def enrolled_admins(config: Config, logins: Logins | None = None) -> list[Accoun
     return [one for one in admins if (phone := directory.lookup(one.name)) and config.limits.allows(phone.country)]
 
 
+def is_refused(account: Account, config: Config) -> bool:
+    """Whether [refused] keeps somebody out, so that no code of his is right, in whatever service."""
+    session = Session(account.name, "", "", None, None, "")
+    return decide(session, account, config).decision is Decision.REFUSE
+
+
 def ssh_obstacles(
     admins: Sequence[Account],
     first_factor: FirstFactor,
     effective: Callable[[str], Mapping[str, str]],
+    config: Config,
     logins: Logins | None = None,
 ) -> list[str]:
     """Why no administrator with a phone could log in by ssh; empty if one can.
 
-    effective: what `sshd -T` says of a user, keyword -> value. It is asked until somebody can log in.
+    effective: what `sshd -T` says of a user, as `sshd_config.effective` reads it. It is asked until somebody can log
+    in.
     """
     logins = logins or Logins()
     reasons = []
     for account in admins:
+        if is_refused(account, config):
+            reasons.append(f"{account.name}: is refused by textgate itself ([refused])")
+            continue
         reason = _ssh_obstacle(account, first_factor, effective(account.name), logins)
         if reason is None:
             return []
@@ -150,6 +163,9 @@ def _ssh_obstacle(
 ) -> str | None:
     if account.uid == 0 and root_is_shut_out(effective):
         return f"PermitRootLogin {effective.get('permitrootlogin', 'no')} keeps root out where a code is asked for"
+    keyword = kept_out_by(effective, account.name, account.groups)
+    if keyword is not None:
+        return f"sshd keeps him out ({keyword})"
     has_other_keys = any(
         effective.get(name, "none") != "none" for name in ("authorizedkeyscommand", "trustedusercakeys")
     )

@@ -159,6 +159,18 @@ def test_what_would_close_or_open_the_machine_is_refused_first(
     assert desk.run(command, "sshd", "--force").exit_code == (0 if is_forced else 1)
 
 
+def test_administrators_whom_textgate_refuses_are_no_way_in(desk: Desk) -> None:
+    config = Path(desk.base[1])
+    config.write_text(f'{config.read_text()}[refused]\nusers = ["alice"]\n')
+    for service in ("sudo", "sshd"):
+        refused = desk.run("enable", service)
+        assert refused.exit_code == 1
+        assert "textgate refuses every administrator with a phone: alice" in refused.output
+        assert f"out of [refused] in {config}" in refused.output
+    desk.admins.append(Account("bob", 1001, 1001, frozenset({"sudo"})))
+    assert desk.run("enable", "sudo").exit_code == 0
+
+
 def test_gateway_that_cannot_be_asked_is_taken_at_the_word_of_the_enrolment(desk: Desk) -> None:
     desk.status = {"store": {"is_up": True}, "gateway": {"is_up": None}}
     assert desk.run("enable", "sudo").exit_code == 0

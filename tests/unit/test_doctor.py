@@ -383,6 +383,18 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         lambda w: w.write("phones", "alice: +46701234567\n", mode=0o640),
         "phones", Level.FAILURE, "nobody who can become root", "textgate enrol",
     ),
+    "every administrator refused": (
+        lambda w: w.options.update(refused='groups = ["sudo"]'),
+        "phones", Level.FAILURE, "refuses every administrator with a phone: alice", "edit [refused]",
+    ),
+    "administrator refused, in ssh": (
+        lambda w: w.options.update(refused='users = ["alice"]'),
+        "sshd", Level.FAILURE, "alice: is refused by textgate itself", "textgate enrol",
+    ),
+    "sshd keeps every administrator out": (
+        lambda w: w.effective.update(allowgroups="ssh-users"),
+        "sshd", Level.FAILURE, "alice: sshd keeps him out (AllowGroups)", "textgate enrol",
+    ),
     "phones gone": (lambda w: (w.root / "phones").unlink(), "phones", Level.FAILURE, "phones", ""),
     "required, no phone": (
         lambda w: w.options.update(required='users = ["bob"]'),

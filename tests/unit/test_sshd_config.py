@@ -13,6 +13,7 @@ from textgate.sshd_config import (
     drop_in_text,
     effective,
     effective_faults,
+    kept_out_by,
     match_faults,
     read_settings,
     wanted,
@@ -28,6 +29,63 @@ def output(first_factor: FirstFactor, **others: str) -> str:
 def settings(text: str, condition: str = "") -> list[Setting]:
     lines = ((f"f:{number}", line) for number, line in enumerate(text.splitlines(), start=1))
     return list(read_settings(lines, condition=condition))
+
+
+def lists(**patterns: str) -> dict[str, str]:
+    """As `effective` reads what `sshd -T` says; patterns of a keyword with blanks between them."""
+    return effective("".join(f"{key} {one}\n" for key, ones in patterns.items() for one in ones.split(" ")))
+
+
+def test_all_patterns_of_a_list_are_read() -> None:
+    assert lists(allowusers="alice bob", port="22 23") == {"allowusers": "alice\nbob", "port": "22"}
+    assert effective("allowgroups domain users\nallowgroups sudo\n") == {"allowgroups": "domain users\nsudo"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "keyword"),
+    [
+        ({}, None),
+        ({"allowusers": "bob alice"}, None),
+        ({"allowusers": "bob"}, "AllowUsers"),
+        ({"allowusers": "Alice ALICE alic alicee"}, "AllowUsers"),
+        ({"allowusers": "al*"}, None),
+        ({"allowusers": "*"}, None),
+        ({"allowusers": "?lic?"}, None),
+        ({"allowusers": "?alice alice? a.ice"}, "AllowUsers"),
+        ({"allowusers": "!bob"}, "AllowUsers"),  # a letter like any other: nobody is called that
+        ({"allowusers": "bob alice@192.0.2.0/24"}, None),  # from there he gets in
+        ({"allowusers": "bob@192.0.2.0/24"}, "AllowUsers"),
+        ({"allowusers": "*@192.0.2.1"}, None),
+        ({"denyusers": "bob"}, None),
+        ({"denyusers": "bob alice"}, "DenyUsers"),
+        ({"denyusers": "a*"}, "DenyUsers"),
+        ({"denyusers": "!bob !alice"}, None),
+        ({"denyusers": "alice@192.0.2.1 *@192.0.2.0/24"}, None),  # from elsewhere he gets in
+        ({"denyusers": "alice@*"}, "DenyUsers"),
+        ({"denyusers": "alice", "allowusers": "alice"}, "DenyUsers"),
+        ({"allowgroups": "admins sudo"}, None),
+        ({"allowgroups": "s?do"}, None),
+        ({"allowgroups": "alice"}, None),  # the primary one counts
+        ({"allowgroups": "admins"}, "AllowGroups"),
+        ({"allowgroups": "!admins"}, "AllowGroups"),
+        ({"denygroups": "admins"}, None),
+        ({"denygroups": "su*"}, "DenyGroups"),
+        ({"denygroups": "sudo", "allowgroups": "sudo"}, "DenyGroups"),
+        ({"allowusers": "alice", "denygroups": "sudo"}, "DenyGroups"),
+        ({"allowgroups": "sudo", "denyusers": "alice"}, "DenyUsers"),
+        ({"allowusers": "bob", "allowgroups": "sudo"}, "AllowUsers"),
+        ({"allowusers": "alice", "allowgroups": "admins"}, "AllowGroups"),
+    ],
+)
+def test_who_is_kept_out_by_name_or_group(patterns: dict[str, str], keyword: str | None) -> None:
+    assert kept_out_by(lists(**patterns), "alice", {"alice", "sudo"}) == keyword
+
+
+def test_names_with_an_at_sign_and_groups_with_blanks() -> None:
+    assert kept_out_by(lists(allowusers="a@corp"), "a@corp", ()) == "AllowUsers"  # that is `a`, from a host `corp`
+    assert kept_out_by(lists(allowusers="a@corp@192.0.2.1"), "a@corp", ()) is None
+    assert kept_out_by(effective("allowgroups domain users\n"), "a", {"domain users"}) is None
+    assert kept_out_by(effective("allowgroups domain users\n"), "a", {"domain", "users"}) == "AllowGroups"
 
 
 @pytest.mark.parametrize("first_factor", list(FirstFactor))

@@ -12,9 +12,10 @@ from textgate.accounts import NssAccounts
 from textgate.config import parse_config
 from textgate.pam_stack import FirstFactor, Rule
 from textgate.policy import Account
-from textgate.way_in import Logins, enrolled_admins, is_admin, ssh_obstacles, takes_empty_passwords
+from textgate.way_in import Logins, enrolled_admins, is_admin, is_refused, ssh_obstacles, takes_empty_passwords
 
 ALICE = Account("alice", 1000, 1000, frozenset({"alice", "sudo"}))
+ANY = parse_config('[limits]\nallowed_countries = ["DK"]\n', config_path="x")
 ROOT = Account("root", 0, 0, frozenset({"root"}))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG alice@home\n"
 USUAL = {"permitrootlogin": "prohibit-password", "authorizedkeyscommand": "none", "trustedusercakeys": "none"}
@@ -96,27 +97,27 @@ def test_administrator_needs_the_first_factor(
         add_key(tmp_path)
     if not has_password:
         Path(logins.shadow_file).write_text("alice:!:1::::::\n")
-    found = ssh_obstacles([ALICE], first_factor, said(), logins)
+    found = ssh_obstacles([ALICE], first_factor, said(), ANY, logins)
     assert (found == []) is is_open
     assert all(one.startswith("alice: has n") for one in found)
 
 
 def test_keys_from_elsewhere_count(logins: Logins) -> None:
     for name in ("authorizedkeyscommand", "trustedusercakeys"):
-        assert ssh_obstacles([ALICE], FirstFactor.KEY, said(**{name: "/usr/bin/x"}), logins) == []
+        assert ssh_obstacles([ALICE], FirstFactor.KEY, said(**{name: "/usr/bin/x"}), ANY, logins) == []
 
 
 def test_keys_count_where_sshd_reads_them(logins: Logins, tmp_path: Path) -> None:
     place = said(authorizedkeysfile=f"{tmp_path}/keys/%u.%%k %h/.ssh/other")
     add_key(tmp_path)  # in the usual place, which is not read
-    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, logins) == ["alice: has no ssh key"]
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, ANY, logins) == ["alice: has no ssh key"]
     (tmp_path / "home/.ssh/other").write_text(KEY)
-    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, logins) == []
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, ANY, logins) == []
     (tmp_path / "home/.ssh/other").unlink()
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys/alice.%k").write_text(KEY)
-    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, logins) == []
-    (found,) = ssh_obstacles([ALICE], FirstFactor.KEY, said(authorizedkeysfile="none"), logins)
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, place, ANY, logins) == []
+    (found,) = ssh_obstacles([ALICE], FirstFactor.KEY, said(authorizedkeysfile="none"), ANY, logins)
     assert "has no ssh key" in found
 
 
@@ -127,17 +128,62 @@ def test_keys_that_sshd_does_not_take_from_somebody_do_not_count(logins: Logins,
     def without_alice(user: str) -> dict[str, str]:
         return USUAL | {"pubkeyauthentication": "no" if user == "alice" else "yes"}
 
-    (found,) = ssh_obstacles([ALICE], FirstFactor.KEY, without_alice, logins)
+    (found,) = ssh_obstacles([ALICE], FirstFactor.KEY, without_alice, ANY, logins)
     assert "PubkeyAuthentication" in found
-    assert ssh_obstacles([ALICE], FirstFactor.ANY, without_alice, logins) == []  # by password
+    assert ssh_obstacles([ALICE], FirstFactor.ANY, without_alice, ANY, logins) == []  # by password
 
 
 def test_root_is_kept_out_where_a_code_is_asked_for(logins: Logins, tmp_path: Path) -> None:
-    (found,) = ssh_obstacles([ROOT], FirstFactor.KEY, said(), logins)
+    (found,) = ssh_obstacles([ROOT], FirstFactor.KEY, said(), ANY, logins)
     assert "PermitRootLogin prohibit-password" in found
-    assert "has no ssh key" in ssh_obstacles([ROOT], FirstFactor.KEY, said(permitrootlogin="yes"), logins)[0]
+    assert "has no ssh key" in ssh_obstacles([ROOT], FirstFactor.KEY, said(permitrootlogin="yes"), ANY, logins)[0]
     add_key(tmp_path)
-    assert ssh_obstacles([ROOT, ALICE], FirstFactor.KEY, said(), logins) == []  # one who can is enough
+    assert ssh_obstacles([ROOT, ALICE], FirstFactor.KEY, said(), ANY, logins) == []  # one who can is enough
+
+
+@pytest.mark.parametrize(
+    ("told", "keyword"),
+    [
+        ({"denyusers": "bob\nalice"}, "DenyUsers"),
+        ({"allowusers": "bob\nroot"}, "AllowUsers"),
+        ({"denygroups": "sudo"}, "DenyGroups"),
+        ({"allowgroups": "ssh-users"}, "AllowGroups"),
+        ({"allowgroups": "ssh-users\nsudo", "allowusers": "alice@192.0.2.1"}, None),
+    ],
+)
+def test_administrator_whom_sshd_keeps_out_is_no_way_in(
+    logins: Logins, tmp_path: Path, told: dict[str, str], keyword: str | None
+) -> None:
+    add_key(tmp_path)
+    found = ssh_obstacles([ALICE], FirstFactor.ANY, said(**told), ANY, logins)
+    assert found == ([f"alice: sshd keeps him out ({keyword})"] if keyword else [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "whom"),
+    [
+        ('users = ["alice"]', {"alice"}),
+        ('groups = ["sudo"]', {"alice"}),
+        ('users = ["bob"]\ngroups = ["root"]', {"root"}),
+    ],
+)
+def test_administrator_whom_textgate_refuses_is_no_way_in(
+    logins: Logins, tmp_path: Path, lines: str, whom: set[str]
+) -> None:
+    """Exempt or not: [refused] goes first."""
+    add_key(tmp_path)
+    text = f'[limits]\nallowed_countries = ["DK"]\n[exempt]\nusers = ["alice", "root"]\n[refused]\n{lines}\n'
+    config = parse_config(text, config_path="x")
+    assert {one.name for one in (ALICE, ROOT) if is_refused(one, config)} == whom
+    found = ssh_obstacles([ALICE], FirstFactor.KEY, said(), config, logins)
+    assert found == (["alice: is refused by textgate itself ([refused])"] if "alice" in whom else [])
+
+
+def test_groups_without_a_name_count_as_refused_ones() -> None:
+    text = '[limits]\nallowed_countries = ["DK"]\n[refused]\ngroups = ["x"]\n'
+    unnamed = Account("alice", 1000, 1000, frozenset({"sudo"}), has_unnamed_groups=True)
+    assert is_refused(unnamed, parse_config(text, config_path="x"))
+    assert not is_refused(unnamed, ANY)
 
 
 def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
