@@ -18,6 +18,7 @@ from . import way_in
 from .cli_base import Context, command, complete_services
 from .errors import ExitCode, TextgateError, UsageError
 from .pam_admin import (
+    ASKS_ANYBODY_HINT,
     SSHD_SERVICES,
     Condition,
     FileChange,
@@ -298,6 +299,9 @@ def _row(admin: PamAdmin, name: str, *, is_asking: bool) -> dict[str, Any]:
         else:
             faults += [f"{place} lets in without a code" for place in admin.ways_around(name)]
             remedy = f"edit /etc/pam.d/{name}"
+            if admin.asks_anybody(name):
+                faults.append("texts and asks for codes after a wrong password too")
+                remedy = f"{remedy}: {ASKS_ANYBODY_HINT}"
         if guard and guard.fault:
             faults.append(f"could not be taken back: {guard.fault}")
             remedy = f"textgate pam disable {name}"

@@ -25,7 +25,7 @@ from .config import Config
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
-from .pam_admin import SSHD_SERVICES, Condition, PamAdmin
+from .pam_admin import ASKS_ANYBODY_HINT, SSHD_SERVICES, Condition, PamAdmin
 from .pam_dry_run import dry_run
 from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code, verb
 from .policy import Account
@@ -432,6 +432,9 @@ def _service(machine: Machine, service: str) -> Iterator[Finding]:
         yield Finding("pam", Level.FAILURE, f"{service}: lets nobody in, not with a right code either", disable)
     elif not around:
         yield Finding("pam", Level.OK, f"{service} asks for a code, and there is no way around it")
+    if machine.pam.asks_anybody(service):
+        message = f"{service}: texts and asks for codes after a wrong password too"
+        yield Finding("pam", Level.FAILURE, message, f"edit /etc/pam.d/{service}: {ASKS_ANYBODY_HINT}")
     if block_count(rules) > 1:
         yield Finding("pam", Level.FAILURE, f"{service}: asks for more than one code", disable)
     yield from _openings(machine, service, rules)

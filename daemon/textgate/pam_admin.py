@@ -61,6 +61,10 @@ LOCK_WAIT_S = 20.0
 LOCK_POLL_S = 0.05
 FILES_MAX_BYTES = 1 << 20
 VERSION = 1
+ASKS_ANYBODY_HINT = (
+    "a `required` line, or a `substack`, above textgate's lines does not end the stack: "
+    "make it `requisite`, or `include`"
+)
 
 # Services that can't ask for a code, and why.
 _NOBODY = "it authenticates nobody"
@@ -192,6 +196,17 @@ class PamAdmin:
         """Lines of a service that let in although textgate says no. Raises StackError."""
         return ways_around(self.rules(service))
 
+    def asks_anybody(self, service: str) -> bool:
+        """Whether codes are texted and asked for after a wrong password too; not where sshd wants a key before.
+
+        Raises StackError or PamAdminError.
+        """
+        if not asks_anybody(self.rules(service)):
+            return False
+        return service not in SSHD_SERVICES or not sshd_config.proves_first(
+            sshd_config.effective(self.effective_sshd())
+        )
+
     def guard(self, service: str) -> Guard | None:
         """What is remembered of a service; None if nothing is. Raises PamAdminError if it can't be read."""
         path = self._state(service)
@@ -321,8 +336,7 @@ class PamAdmin:
         if first_factor is not FirstFactor.KEY and asks_anybody(rules):
             raise PamAdminError(
                 f"{service}: codes would be texted, and asked for, after a wrong password too",
-                hint="a `required` line, or a `substack`, above textgate's lines does not end the stack: "
-                "make it `requisite`, or `include`",
+                hint=ASKS_ANYBODY_HINT,
             )
         if not lets_in_with_code(rules):
             raise PamAdminError(

@@ -25,6 +25,8 @@ METHODS: Mapping[FirstFactor, str] = {
 # Who may log in at all, in the order in which sshd asks. `sshd -T` prints each pattern on a line of its own.
 _LISTS: Mapping[str, str] = {name.lower(): name for name in ("DenyUsers", "AllowUsers", "DenyGroups", "AllowGroups")}
 
+_PROOFS = frozenset({"publickey", "hostbased", "gssapi-with-mic"})  # methods of sshd's own that prove who somebody is
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -72,6 +74,15 @@ def effective(output: str) -> dict[str, str]:
             found[keyword] += f"\n{value}"
         found.setdefault(keyword, value)
     return found
+
+
+def proves_first(found: Mapping[str, str]) -> bool:
+    """Whether sshd itself has asked for a first factor, such as a key, whenever it comes to PAM.
+
+    found: as `effective` gives it.
+    """
+    ways = found.get("authenticationmethods", "any").split()
+    return all(way.partition(",")[0] in _PROOFS for way in ways)
 
 
 def kept_out_by(found: Mapping[str, str], user: str, groups: Collection[str]) -> str | None:

@@ -93,6 +93,18 @@ BROKEN = {
         {"sshd"},
         "failure",
     ),
+    "lists": (
+        "echo 'AllowGroups ssh-users' >/etc/ssh/sshd_config.d/00-a.conf",
+        "rm /etc/ssh/sshd_config.d/00-a.conf",
+        {"sshd"},
+        "failure",
+    ),
+    "wrong password": (
+        "printf 'auth required pam_unix.so\\n@include textgate\\n' >/etc/pam.d/by-hand",
+        "rm /etc/pam.d/by-hand",
+        {"pam"},
+        "failure",
+    ),
     "grace": (
         "echo 'LoginGraceTime 60' >/etc/ssh/sshd_config.d/00-a.conf",
         "rm /etc/ssh/sshd_config.d/00-a.conf",

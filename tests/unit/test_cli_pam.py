@@ -291,6 +291,35 @@ def test_status_tells_who_put_lines_in_and_what_gets_around_them(desk: Desk) -> 
     assert "changed by hand since" in shown.output
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "auth required pam_unix.so\n",
+        "auth substack common-auth\n",
+        "auth required pam_x.so\nauth optional pam_unix.so\n",
+    ],
+)
+def test_status_tells_of_codes_that_are_texted_after_a_wrong_password(desk: Desk, first: str) -> None:
+    desk.write("etc/pam.d/login", f"{first}@include textgate\n")
+    row = desk.rows()["login"]
+    assert row["faults"] == ["texts and asks for codes after a wrong password too"]
+    assert row["remedy"].startswith("edit /etc/pam.d/login: ")
+    assert "`requisite`, or `include`" in row["remedy"]
+    assert desk.run("status").exit_code == 1
+    desk.write(
+        "etc/pam.d/login",
+        first.replace("required", "requisite").replace("substack", "include") + "@include textgate\n",
+    )
+    assert desk.rows()["login"]["faults"] == []
+
+
+@pytest.mark.parametrize(("methods", "is_told"), [("publickey,keyboard-interactive:pam", False), ("any", True)])
+def test_sshd_may_leave_the_first_factor_to_a_key(desk: Desk, methods: str, is_told: bool) -> None:
+    desk.write("etc/pam.d/sshd", "@include textgate\n")
+    desk.write(DROP_IN.lstrip("/"), f"AuthenticationMethods {methods}\n")
+    assert bool(desk.rows()["sshd"]["faults"]) is is_told
+
+
 def test_status_tells_of_a_try_that_no_timer_takes_back(desk: Desk) -> None:
     desk.run("try", "sudo")
     assert desk.rows()["sudo"]["faults"] == []

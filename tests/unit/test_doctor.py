@@ -413,6 +413,10 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         lambda w: _above(w, "auth requisite pam_deny.so"),
         "pam", Level.FAILURE, "not with a right code either", "textgate pam disable sudo",
     ),
+    "codes after a wrong password": (
+        lambda w: w.write("etc/pam.d/login", "auth required pam_unix.so\n@include textgate\n"),
+        "pam", Level.FAILURE, "login: texts and asks for codes after a wrong password", "`requisite`, or `include`",
+    ),
     "two codes": (
         lambda w: w.write("etc/pam.d/common-auth", COMMON + "auth include textgate\n"),
         "pam", Level.FAILURE, "more than one code", "textgate pam disable",

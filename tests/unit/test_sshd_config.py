@@ -15,6 +15,7 @@ from textgate.sshd_config import (
     effective_faults,
     kept_out_by,
     match_faults,
+    proves_first,
     read_settings,
     wanted,
 )
@@ -79,6 +80,21 @@ def test_all_patterns_of_a_list_are_read() -> None:
 )
 def test_who_is_kept_out_by_name_or_group(patterns: dict[str, str], keyword: str | None) -> None:
     assert kept_out_by(lists(**patterns), "alice", {"alice", "sudo"}) == keyword
+
+
+@pytest.mark.parametrize(
+    ("methods", "proves"),
+    [
+        ("publickey,keyboard-interactive:pam", True),
+        ("publickey,keyboard-interactive:pam gssapi-with-mic,keyboard-interactive:pam", True),
+        ("publickey,keyboard-interactive:pam keyboard-interactive:pam", False),
+        ("keyboard-interactive:pam,publickey", False),
+        ("any", False),
+        (None, False),
+    ],
+)
+def test_sshd_that_wants_a_proof_before_it_comes_to_pam(methods: str | None, proves: bool) -> None:
+    assert proves_first({} if methods is None else {"authenticationmethods": methods}) is proves
 
 
 def test_names_with_an_at_sign_and_groups_with_blanks() -> None:
