@@ -47,8 +47,8 @@ first_factor_option = click.option(
 force_option = click.option(
     "--force",
     is_flag=True,
-    help="go on although it looks as if no administrator could log in then, the gateway is away, or Match blocks of "
-    "sshd go without a code",
+    help="go on although it looks as if no administrator could log in then, codes can't be texted or checked now, or "
+    "Match blocks of sshd go without a code; nothing else is let pass",
 )
 
 
@@ -118,8 +118,11 @@ def guard_service(
         context.say(f"{service} {words if guard.confirm_by else 'is guarded already'}.")
         return _report(service, (), guard.confirm_by)
     if wait_s is not None and not Path("/run/systemd/system").is_dir():
-        raise PamAdminError("systemd does not run here, and its timer would take the lines back", hint="use enable")
-    _check_all(context, admin, service, first_factor, is_broken_off=guard is not None, is_forced=is_forced)
+        raise PamAdminError(
+            "systemd does not run here, and its timer would take the lines back",
+            hint=f"use textgate pam enable {service}",
+        )
+    _check_all(context, admin, service, first_factor, is_forced=is_forced)
     now_at = int(time.time())
     confirm_by = None if wait_s is None else now_at + wait_s
     changes = admin.enable(service, first_factor, now_at=now_at, confirm_by=confirm_by, is_forced=is_forced)
@@ -138,24 +141,24 @@ def _check_all(
     service: str,
     first_factor: FirstFactor,
     *,
-    is_broken_off: bool,
     is_forced: bool,
 ) -> None:
-    """Everything that can be known before a file is touched. Raises TextgateError."""
-    rules = None
-    if not is_broken_off:  # else the file has half of the lines in it, and is first put back
-        after = admin.plan(service, first_factor)[-1].after or b""
-        rules = admin.planned_rules(service, after.decode(errors="surrogateescape"))
+    """Everything that can be known before a file is touched. Raises TextgateError.
+
+    is_forced: nobody needs a way in. What lets people in without a code, or with nothing else, is never let pass.
+    """
+    after = admin.plan(service, first_factor)[-1].after or b""
+    rules = admin.planned_rules(service, after.decode(errors="surrogateescape"))
     if not is_forced:
         _require_way_in(context, admin, service, first_factor)
-        empty = way_in.Logins().without_password()
-        if rules and empty and way_in.takes_empty_passwords(rules):
-            raise PamAdminError(
-                f"{service} takes empty passwords (nullok), and these users have one: {', '.join(empty)}; "
-                "a code would be all that is asked of them",
-                hint="give them passwords, or lock them: passwd --lock USER",
-            )
-    faults = dry_run() + (dry_run(rules) if rules else ())
+    empty = way_in.Logins().without_password()
+    if empty and way_in.takes_empty_passwords(rules):
+        raise PamAdminError(
+            f"{service} takes empty passwords (nullok), and these users have one: {', '.join(empty)}; "
+            "a code would be all that is asked of them",
+            hint="give them passwords, or lock them: passwd --lock USER",
+        )
+    faults = dry_run() + dry_run(rules)
     if faults:
         raise PamAdminError(
             "textgate's lines don't work here: " + "; ".join(dict.fromkeys(faults)), hint="see: textgate doctor"

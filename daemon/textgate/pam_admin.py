@@ -284,7 +284,10 @@ class PamAdmin:
     # --- Changing it ---
 
     def plan(self, service: str, first_factor: FirstFactor) -> tuple[FileChange, ...]:
-        """What `enable` would change, in the order of writing. Raises StackError or PamAdminError if it can't be."""
+        """What `enable` would change, in the order of writing. Raises StackError or PamAdminError if it can't be.
+
+        Where a change was broken off, its rests count as put back, which is what `enable` does first.
+        """
         check_service(service)
         is_sshd = service in SSHD_SERVICES
         if first_factor is not FirstFactor.PASSWORD and not is_sshd:
@@ -299,8 +302,8 @@ class PamAdmin:
                     hint="put a file in its place, or the lines into the file that it points to, by hand:\n  "
                     + "\n  ".join(body_lines(first_factor)),
                 )
-        before = self.read_pam(service)
-        if has_block(self.rules(service)):
+        content, before = self._without_rests(service)
+        if has_block(self.planned_rules(service, before)):
             raise PamAdminError(
                 f"{service} asks for a code already, by lines that `textgate pam` did not put in",
                 hint=f"textgate pam status; look for textgate in {path} and in the files that it includes",
@@ -313,11 +316,24 @@ class PamAdmin:
             )
         after = with_block(before, first_factor, service=service)
         self._check_stack(service, after, first_factor)
-        changes = [FileChange(path, self._bytes(path), after.encode(errors="surrogateescape"))]
+        changes = [FileChange(path, content, after.encode(errors="surrogateescape"))]
         if is_sshd:
             drop_in = sshd_config.drop_in_text(first_factor).encode()
             changes.insert(0, FileChange(DROP_IN, self._bytes(DROP_IN), drop_in))
         return tuple(changes)
+
+    def _without_rests(self, service: str) -> tuple[bytes | None, str]:
+        """A service's file in /etc/pam.d, None for none, and what libpam reads for it: without a broken off change.
+
+        Raises StackError or PamAdminError.
+        """
+        path, guard = f"{PAM_DIR}/{service}", self.guard(service)
+        is_half = guard is not None and self.condition(guard) is Condition.HALF
+        known = {change.path: change.before for change in guard.changes} if guard and is_half else {}
+        before = known.get(path, self._bytes(path))
+        if before is not None:
+            return before, before.decode(errors="surrogateescape")
+        return None, self.read_pam(f"{VENDOR_PAM_DIR}/{service}" if path in known else service)
 
     def planned_rules(self, service: str, text: str) -> list[Rule]:
         """The stack of a service as it would be with this text for its own file. Raises StackError."""
@@ -585,7 +601,8 @@ class PamAdmin:
         if opened:
             raise PamAdminError(
                 "sshd: some logins would go without a code: " + "; ".join(opened),
-                hint="take these lines out, or say --force if that is meant",
+                hint="take these lines out; or, if they are meant: "
+                f"textgate pam try sshd --first-factor {first_factor.value} --force",
             )
 
     def _make_privsep_folder(self) -> None:

@@ -143,7 +143,7 @@ def test_usual_first_factors(desk: Desk) -> None:
         ({"status": {"store": {"is_up": True}, "gateway": {"is_up": False}}}, "could not be texted", True),
         ({"status": {}}, "can't be reached", True),
         ({"dry_run_faults": ("three wrong codes let in",)}, "three wrong codes let in", False),
-        ({"empty": ["guest"]}, "these users have one: guest", True),
+        ({"empty": ["guest"]}, "these users have one: guest", False),
     ],
 )
 def test_what_would_close_or_open_the_machine_is_refused_first(
@@ -152,11 +152,16 @@ def test_what_would_close_or_open_the_machine_is_refused_first(
     before = desk.files()
     for name, value in change.items():
         setattr(desk, name, value)
-    refused = desk.run(command, "sshd", "--first-factor", "password" if "empty" in change else "key")
+    words_for = ["sshd", "--first-factor", "password" if "empty" in change else "key"]
+    refused = desk.run(command, *words_for)
     assert refused.exit_code != 0
     assert words in refused.output
     assert desk.files() == before
-    assert desk.run(command, "sshd", "--force").exit_code == (0 if is_forced else 1)
+    forced = desk.run(command, *words_for, "--force")
+    assert forced.exit_code == (0 if is_forced else 1)
+    if not is_forced:
+        assert words in forced.output
+        assert desk.files() == before
 
 
 def test_administrators_whom_textgate_refuses_are_no_way_in(desk: Desk) -> None:
@@ -203,6 +208,7 @@ def test_try_without_systemd_is_refused(desk: Desk) -> None:
     refused = desk.run("try", "sudo")
     assert refused.exit_code == 1
     assert "systemd does not run here" in refused.output
+    assert "textgate pam enable sudo" in refused.output
     assert desk.run("enable", "sudo").exit_code == 0
 
 
@@ -349,6 +355,39 @@ def test_half_of_a_change_is_told_and_enable_mends_it(desk: Desk) -> None:
     assert row["remedy"] == "textgate pam disable sshd"
     assert desk.run("enable", "sshd").exit_code == 0
     assert desk.rows()["sshd"]["faults"] == []
+
+
+@pytest.mark.parametrize("left", ["the PAM file", "sshd's settings"])
+def test_what_is_left_of_a_change_hides_no_empty_password(desk: Desk, left: str) -> None:
+    before = desk.files()
+    desk.run("enable", "sshd", "--first-factor", "password")
+    lost = "/etc/pam.d/sshd" if left == "sshd's settings" else DROP_IN
+    path = desk.root / lost.lstrip("/")
+    former = before.get(str(path))
+    path.unlink()
+    if former is not None:
+        path.write_bytes(former)
+    desk.empty = ["guest"]
+    half = desk.files()
+    for words in ([], ["--force"]):
+        refused = desk.run("enable", "sshd", "--first-factor", "password", *words)
+        assert refused.exit_code == 1
+        assert "these users have one: guest" in refused.output
+        assert desk.files() == half
+    desk.empty = []
+    assert desk.run("enable", "sshd", "--first-factor", "password").exit_code == 0
+    assert desk.rows()["sshd"]["faults"] == []
+    desk.run("disable", "sshd")
+    assert desk.files() == before
+
+
+def test_match_blocks_that_are_meant_take_the_command_that_the_hint_names(desk: Desk) -> None:
+    desk.write("etc/ssh/sshd_config.d/zz.conf", "Match User deploy\n  AuthenticationMethods publickey\n")
+    refused = desk.run("try", "sshd")
+    assert refused.exit_code == 1
+    command = "textgate pam try sshd --first-factor key --force"
+    assert command in refused.output
+    assert desk.run(*command.split()[2:]).exit_code == 0
 
 
 def test_command_that_comes_second_says_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
