@@ -38,6 +38,7 @@ PHONE_PURPOSE = "phone"
 BUDGET_PURPOSE = "budget"
 RECOVERY_PURPOSE = "recovery"
 NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
+NEVER_SENT = "refused:store"  # how a text ended that was never handed to the gateway; none of AWAY_STATES
 
 # What gets the reply of a step that may have to wait.
 Later = Callable[[Reply], None]
@@ -157,6 +158,39 @@ class Pace:
         return self._last
 
 
+class Unsent:
+    """Challenges that the store may have and whose text never goes out: the store went away before it was paid for.
+
+    They wait here until the store can be told. What is lost with the daemon costs no more than the right words later.
+    """
+
+    MOST = 1000  # the oldest go first
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[str, str, str]] = {}  # by challenge: user's key, session, source
+        self._lock = threading.Lock()
+
+    def add(self, challenge_id: str, attempt: Attempt) -> None:
+        """Remember one. From here on nothing may send its text."""
+        with self._lock:
+            self._kept[challenge_id] = (attempt.user_key, attempt.session_id, source_key(attempt.source))
+            while len(self._kept) > self.MOST:
+                del self._kept[next(iter(self._kept))]
+
+    def of_user(self, user_key: str) -> list[tuple[str, str, str]]:
+        """A user's, in every session: challenge, session, source."""
+        with self._lock:
+            kept = [(challenge_id, *whose) for challenge_id, whose in self._kept.items()]
+        return [
+            (challenge_id, session_id, source) for challenge_id, key, session_id, source in kept if key == user_key
+        ]
+
+    def forget(self, challenge_id: str) -> None:
+        """The store knows of it."""
+        with self._lock:
+            self._kept.pop(challenge_id, None)
+
+
 class Verifier:
     """The core that PAM and the commands share. Thread-safe: what changes is in the store."""
 
@@ -175,6 +209,7 @@ class Verifier:
         clock: Clock,
         alarm: Alarm,
         pace: Pace | None = None,
+        unsent: Unsent | None = None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._config = config
@@ -190,6 +225,7 @@ class Verifier:
         self._clock = clock
         self._alarm = alarm
         self._pace = pace or Pace()
+        self._unsent = unsent or Unsent()
         self._pause = pause
 
     # --- The two steps ---
@@ -324,24 +360,46 @@ class Verifier:
 
     def _open(self, attempt: Attempt, *, is_anew: bool) -> Begun:
         """The store's begin, with a secret made on demand."""
+        self._give_back_unsent(attempt)
         challenge_id, tags, now_ms = codes.new_id(), self._phone_tags(attempt), self._clock.now_ms()
         sealed = ""
         for _ in range(2):
-            begun = self._store.begin(
-                attempt.user_key,
-                attempt.session_id,
-                now_ms=now_ms,
-                challenge_id=challenge_id,
-                phone_tags=tags,
-                rules=self._rules,
-                source=source_key(attempt.source),
-                sealed=sealed,
-                is_anew=is_anew,
-            )
+            try:
+                begun = self._store.begin(
+                    attempt.user_key,
+                    attempt.session_id,
+                    now_ms=now_ms,
+                    challenge_id=challenge_id,
+                    phone_tags=tags,
+                    rules=self._rules,
+                    source=source_key(attempt.source),
+                    sealed=sealed,
+                    is_anew=is_anew,
+                )
+            except StoreUnavailable:  # it may have made the challenge all the same
+                self._unsent.add(challenge_id, attempt)
+                raise
             if begun is not None:
                 return begun
             sealed = self._vault.seal(codes.new_secret(), user=attempt.user_key, purpose=SECRET_PURPOSE)
         raise StoreUnavailable("the store did not take a secret")
+
+    def _give_back_unsent(self, attempt: Attempt) -> None:
+        """Tell the store which challenges of this user are no good, before it is asked for his next step.
+
+        Then none of them is called good, none is charged to his limits, and a code that one was to replace goes on.
+        Raises StoreUnavailable.
+        """
+        for challenge_id, session_id, source in self._unsent.of_user(attempt.user_key):
+            self._store.settle_send(
+                attempt.user_key,
+                session_id,
+                challenge_id=challenge_id,
+                send=NEVER_SENT,
+                is_refused=True,
+                source=source,
+            )
+            self._unsent.forget(challenge_id)
 
     def _phone_tags(self, attempt: Attempt) -> tuple[str, ...]:
         """Binds a challenge to the number it was sent to: with another number the old codes are dead."""
@@ -375,9 +433,13 @@ class Verifier:
 
         is_anew: asked for at the prompt, where only PASS and DENY are answers.
         """
-        code = self._code(attempt.user_key, begun)
-        payment = Payment(self._budgets(attempt, is_stranger=begun.is_stranger), self._clock.now_ms())
-        refused = self._store.charge(payment.budgets, now_ms=payment.charged_at_ms)
+        try:
+            code = self._code(attempt.user_key, begun)
+            payment = Payment(self._budgets(attempt, is_stranger=begun.is_stranger), self._clock.now_ms())
+            refused = self._store.charge(payment.budgets, now_ms=payment.charged_at_ms)
+        except TextgateError:
+            self._unsent.add(begun.challenge_id, attempt)
+            raise
         if refused is not None:
             return self._over_budget(attempt, begun, *refused, is_anew=is_anew)
         future = self._sender.submit(lambda: self._send(attempt, begun, code, payment))
@@ -530,6 +592,7 @@ class Verifier:
 
     def _take_and_compare(self, attempt: Attempt, typed: Secret) -> Reply:
         """Count first, compare second (RFC 4226 §7.3)."""
+        self._give_back_unsent(attempt)
         try_id = codes.new_id()
         taken = self._store.take_try(
             attempt.user_key,

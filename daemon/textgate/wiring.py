@@ -21,7 +21,7 @@ from .policy import names_groups
 from .secret import Secret
 from .store import Store
 from .vault import Vault, parse_keys
-from .verifier import Accounts, Clock, Directory, Pace, SystemClock, Verifier
+from .verifier import Accounts, Clock, Directory, Pace, SystemClock, Unsent, Verifier
 
 CONFIG_MAX_BYTES = 1 << 20
 SENDS_WAITING = 256  # texts in line behind those being sent; more are refused at once
@@ -38,6 +38,7 @@ class Services:
     alarms: Alarms
     vault: Vault
     pace: Pace
+    unsent: Unsent
     verifier: Verifier
 
     def close(self) -> None:
@@ -148,6 +149,7 @@ def build_services(
     sender = former.sender if former else Dispatcher(threads=config.gateway.connections, waiting=SENDS_WAITING)
     alarms = former.alarms if former else Alarms()
     pace = former.pace if former else Pace()
+    unsent = former.unsent if former else Unsent()
     verifier = Verifier(
         config=config,
         store=store,
@@ -161,8 +163,9 @@ def build_services(
         clock=clock or SystemClock(),
         alarm=alarms,
         pace=pace,
+        unsent=unsent,
     )
-    return Services(config, store, gateway, sender, alarms, vault, pace, verifier)
+    return Services(config, store, gateway, sender, alarms, vault, pace, unsent, verifier)
 
 
 def build_store(config: Config, password: Secret | None) -> Store:

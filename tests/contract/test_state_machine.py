@@ -27,16 +27,17 @@ from private_redis import PrivateRedis
 from textgate import store as store_module
 from textgate.audit import Audit
 from textgate.config import CodesConfig, Config, LimitsConfig, StoreConfig
+from textgate.errors import StoreUnavailable
 from textgate.gateway_outcomes import Outcome, SendReason
 from textgate.limits import DAY_MS, build_rules
 from textgate.msisdn import Msisdn
 from textgate.policy import Account
-from textgate.protocol import Reply, Word
+from textgate.protocol import Reply, Why, Word
 from textgate.secret import Secret
 from textgate.session import Session
 from textgate.store import BeginState, CheckState, Store
 from textgate.vault import Vault, parse_keys
-from textgate.verifier import Verifier, user_key
+from textgate.verifier import NEVER_SENT, Unsent, Verifier, user_key
 
 # Small limits, so that a few steps reach every edge.
 LIMITS = LimitsConfig(
@@ -86,6 +87,7 @@ class WatchedStore:
         self.real = real
         self.steps: list[Step] = []
         self.steps_left: int | None = None
+        self.away_at: tuple[str, bool] | None = None  # a step without an answer, and whether it is done all the same
         self.meanwhile: Callable[[], None] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -97,8 +99,13 @@ class WatchedStore:
             if self.steps_left == 0:
                 raise DaemonCrash
             self.steps_left -= 1
+        is_away = self.away_at is not None and self.away_at[0] == name
+        if self.away_at == (name, False):
+            raise StoreUnavailable("away")
         answer = step(*arguments, **options)
         self.steps.append(Step(name, arguments, options, answer))
+        if is_away:
+            raise StoreUnavailable("its answer is lost")
         if name in ("take_try", "begin") and self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
@@ -275,6 +282,8 @@ class Doors:
 sessions = st.integers(0, len(SESSIONS) - 1)
 hosts = st.integers(0, 1)
 kinds = st.sampled_from(["right", "right", "wrong", "wrong", "former", "others", "empty"])
+aways = st.tuples(st.sampled_from(["begin", "charge"]), st.booleans())
+begins = st.sampled_from(["begin", "empty"])  # what has a text made
 # What others do while a login is between two of its steps.
 others = st.lists(
     st.one_of(
@@ -300,6 +309,7 @@ class Logins(RuleBasedStateMachine):
         self.model = Model(RULES)
         self.ledger = Ledger()
         self.judged = 0
+        self.excused: dict[str, int | None] = {}  # challenge that was never texted -> the host that knows it
 
     def teardown(self) -> None:
         self.doors.close()
@@ -339,9 +349,24 @@ class Logins(RuleBasedStateMachine):
         try:
             self._act("begin", at, host) if is_begin else self._act("check", at, kind, host)
         except DaemonCrash:
-            pass
+            self._excuse(None)
         finally:
             self.doors.store.steps_left = None
+
+    @rule(at=sessions, host=hosts, away_at=aways, kind=begins)
+    def store_away(self, at: int, host: int, away_at: tuple[str, bool], kind: str) -> None:
+        """Redis goes away before a text is paid for, and is back when he begins again."""
+        gateway, store = self.doors.gateway, self.doors.store
+        gateway.always, store.meanwhile, store.away_at = ENDS[0], None, away_at
+        count = len(gateway.texts)
+        self._act("begin", at, host) if kind == "begin" else self._act("check", at, kind, host)
+        assert len(gateway.texts) == count, "a text that was not paid for"
+        store.away_at = None
+        self._excuse(host)
+        if self.doors.begin(at, host).why is Why.CODE_LIVE:
+            called_good = store.steps[-1].answer.challenge_id
+            is_excused = self.excused.get(called_good, host) != host
+            assert is_excused or called_good in self._texted(), "called good, and never texted"
 
     @rule(at=sessions, code=st.sampled_from([*RECOVERY_CODES, "aaaabbbbcccc"]), host=hosts)
     def recover(self, at: int, code: str, host: int) -> None:
@@ -382,6 +407,21 @@ class Logins(RuleBasedStateMachine):
 
     def _act(self, name: str, *arguments: Any) -> None:
         getattr(self, f"_do_{name}")(*arguments)
+
+    def _excuse(self, host: int | None) -> None:
+        """What has no text now never had one, and this host alone knows it; None: the daemon that knew has died."""
+        for challenge_id in self._opened() - self._texted():
+            self.excused.setdefault(challenge_id, host)
+
+    def _opened(self) -> set[str]:
+        return {
+            step.answer.challenge_id
+            for step in self.doors.store.steps
+            if step.name == "begin" and step.answer is not None and step.answer.state is BeginState.NEW
+        }
+
+    def _texted(self) -> set[str]:
+        return {text.userref for text in self.doors.gateway.texts}
 
     def _do_begin(self, at: int, host: int) -> None:
         reply = self.doors.begin(at, host)
@@ -429,14 +469,18 @@ class Logins(RuleBasedStateMachine):
 
     @invariant()
     def no_text_without_a_challenge(self) -> None:
-        opened = {
-            step.answer.challenge_id
-            for step in self.doors.store.steps
-            if step.name == "begin" and step.answer is not None and step.answer.state is BeginState.NEW
-        }
         references = [text.userref for text in self.doors.gateway.texts]
-        assert set(references) <= opened
+        assert set(references) <= self._opened()
         assert len(set(references)) == len(references), "a challenge was texted twice"
+
+    @invariant()
+    def what_was_given_back_as_never_sent_never_was(self) -> None:
+        given_back = {
+            step.options["challenge_id"]
+            for step in self.doors.store.steps
+            if step.name == "settle_send" and step.options["send"] == NEVER_SENT
+        }
+        assert given_back.isdisjoint(self._texted())
 
     def _judge(self) -> None:
         """Look at every step since the last time."""
@@ -532,6 +576,12 @@ def test_planted_fault_is_found(
     monkeypatch.setattr(store_module, "_source", read_with_fault)
     machine.has_model = has_model
     with pytest.raises((AssertionError, KeyError)):
+        run_state_machine_as_test(machine, settings=_settings(200, 30, phases=[Phase.generate]))
+
+
+def test_forgetting_what_was_never_texted_is_found(machine: type[Logins], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unsent, "add", lambda *_: None)
+    with pytest.raises(AssertionError, match="called good, and never texted"):
         run_state_machine_as_test(machine, settings=_settings(200, 30, phases=[Phase.generate]))
 
 

@@ -31,7 +31,7 @@ from textgate import codes, texts
 from textgate.accounts import AccountsError
 from textgate.config import Config, LimitsConfig, StoreConfig
 from textgate.dispatcher import Alarms, Dispatcher
-from textgate.errors import DirectoryError, VaultError
+from textgate.errors import DirectoryError, StoreUnavailable, VaultError
 from textgate.gateway_outcomes import Outcome, SendReason
 from textgate.limits import Scope
 from textgate.msisdn import Msisdn
@@ -41,7 +41,16 @@ from textgate.secret import Secret
 from textgate.session import Session
 from textgate.store import Store
 from textgate.vault import Vault, new_key_line, parse_keys
-from textgate.verifier import AWAY_STATES, RECOVERY_PURPOSE, SECRET_PURPOSE, Pace, Verifier, decoy_key, user_key
+from textgate.verifier import (
+    AWAY_STATES,
+    RECOVERY_PURPOSE,
+    SECRET_PURPOSE,
+    Pace,
+    Unsent,
+    Verifier,
+    decoy_key,
+    user_key,
+)
 
 ALICE, BOB, CAROL = "4520123456", "4530123456", "4915112345678"  # Carol's is German
 LIFE_MS = 300_000
@@ -83,6 +92,7 @@ class Door:
         self.journal = Journal()
         self.pauses: list[float] = []
         self.pace = Pace()
+        self.unsent = Unsent()
         self.key_lines = [new_key_line("k1").reveal()]
         names = ("alice", "bob", "carol", "nophone", "root", "exempt")
         self.accounts = FakeAccounts({name: _account(name, 1000 + at) for at, name in enumerate(names)})
@@ -120,6 +130,7 @@ class Door:
             clock=self.clock,
             alarm=self.alarms,
             pace=self.pace,
+            unsent=self.unsent,
             pause=self.pauses.append,
         )
 
@@ -874,6 +885,116 @@ def test_store_that_goes_away_while_the_text_is_under_way_is_noted(
     assert door.begin() == Reply(Word.ASK, texts.ON_ITS_WAY)  # the text may be out
     (fault,) = door.journal.find("fault")
     assert fault["reason"].startswith("redis: ")
+
+
+def _cut(door: Door, monkeypatch: pytest.MonkeyPatch, step: str, *, is_lost: bool) -> None:
+    """Redis goes away before this step of the store, or its answer to it is lost."""
+    real = getattr(door.store, step)
+
+    def away(*arguments: Any, **more: Any) -> Any:
+        if is_lost:
+            real(*arguments, **more)
+        raise StoreUnavailable("redis: ConnectionError")
+
+    monkeypatch.setattr(door.store, step, away)
+
+
+STORE_AWAY = Reply(Word.DENY, texts.STORE_AWAY)
+CUTS = [("charge", False), ("charge", True), ("begin", True)]
+
+
+@pytest.mark.parametrize(("step", "is_lost"), CUTS)
+@pytest.mark.parametrize("user", ["alice", "nophone", "root", "no-such-user"])
+def test_code_that_was_never_texted_is_not_called_good(
+    door: Door, monkeypatch: pytest.MonkeyPatch, user: str, step: str, is_lost: bool
+) -> None:
+    door.begin(user, "s0")  # there is a secret
+    door.clock.move_ms(MINUTE_MS)
+    with monkeypatch.context() as patch:
+        _cut(door, patch, step, is_lost=is_lost)
+        assert door.begin(user) == STORE_AWAY
+        if step == "charge":
+            assert door.begin(user) == STORE_AWAY
+    count = len(door.gateway.texts)
+    assert door.begin(user) == ASK_SENT  # at once: nothing was texted that would have to be waited for
+    assert len(door.gateway.texts) == count + (user == "alice")
+    assert door.begin(user) == Reply(Word.ASK, texts.STILL_GOOD)
+    assert door.begin(user, "s2").why is Why.THROTTLED
+    if user == "alice":
+        assert door.check(door.code()) == PASS
+
+
+@pytest.mark.parametrize(("step", "is_lost"), CUTS)
+def test_code_that_was_never_texted_holds_up_no_other_login(
+    door: Door, monkeypatch: pytest.MonkeyPatch, step: str, is_lost: bool
+) -> None:
+    door.begin(session="s0")
+    door.clock.move_ms(MINUTE_MS)
+    with monkeypatch.context() as patch:
+        _cut(door, patch, step, is_lost=is_lost)
+        door.begin()
+    assert door.begin(session="s2") == ASK_SENT
+    assert door.check(door.code(), session="s2") == PASS
+
+
+@pytest.mark.parametrize(("step", "is_lost"), CUTS)
+def test_new_code_that_was_never_texted_leaves_the_old_one_good(
+    door: Door, monkeypatch: pytest.MonkeyPatch, step: str, is_lost: bool
+) -> None:
+    door.begin()
+    code = door.code()
+    door.clock.move_ms(MINUTE_MS)
+    with monkeypatch.context() as patch:
+        _cut(door, patch, step, is_lost=is_lost)
+        assert door.check("") == STORE_AWAY
+    assert door.begin() == Reply(Word.ASK, texts.STILL_GOOD)
+    assert door.check(code) == PASS
+
+
+def test_guess_at_a_code_that_was_never_texted_is_told_so_and_counted(
+    door: Door, monkeypatch: pytest.MonkeyPatch, redis_server: PrivateRedis
+) -> None:
+    with monkeypatch.context() as patch:
+        _cut(door, patch, "charge", is_lost=False)
+        door.begin()
+    assert door.check("123456") == Reply(Word.DENY, texts.NOT_SENT)
+    assert redis_server.client.zcard("textgate:{alice}:wrong") == 1
+    assert door.check("") == Reply(Word.DENY, texts.SENT_ANEW)
+    assert door.check(door.code()) == PASS
+
+
+def test_code_that_was_never_texted_stays_so_while_the_store_cannot_be_told(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        _cut(door, patch, "charge", is_lost=False)
+        _cut(door, patch, "settle_send", is_lost=False)
+        for _ in range(2):
+            assert door.begin() == STORE_AWAY
+            assert door.check("123456") == STORE_AWAY
+    door.configure()  # a reload in between
+    assert door.begin() == ASK_SENT
+
+
+def test_code_whose_secret_does_not_open_is_not_called_good(door: Door, redis_server: PrivateRedis) -> None:
+    door.begin("bob")
+    door.begin("alice")
+    door.clock.move_ms(MINUTE_MS)
+    redis_server.client.hset("textgate:{alice}:hotp", mapping=redis_server.client.hgetall("textgate:{bob}:hotp"))
+    for _ in range(2):
+        with pytest.raises(VaultError, match="does not open"):
+            door.begin(session="s2")
+
+
+def test_codes_that_were_never_texted_are_remembered_up_to_a_number(door: Door) -> None:
+    unsent = Unsent()
+    for number in range(Unsent.MOST + 2):
+        unsent.add(f"id{number}", door.verifier.resolve(door.session("alice" if number % 2 else "bob")))
+    kept = {challenge_id for user in ("alice", "bob") for challenge_id, _, _ in unsent.of_user(user_key(user))}
+    assert kept == {f"id{number}" for number in range(2, Unsent.MOST + 2)}
+    unsent.forget("id2")
+    unsent.forget("id2")
+    assert len(unsent.of_user("bob")) == Unsent.MOST // 2 - 1
 
 
 # --- Shared budgets ---

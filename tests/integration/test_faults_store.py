@@ -301,7 +301,7 @@ def test_begin_whose_answer_was_lost_texts_nothing(
     redis_proxy.spoil(Script.BEGIN, answer=b"")
     login = doors.open(door)
     login.expect(texts.STORE_AWAY)
-    login.try_code(GUESSES[0], texts.WRONG)
+    login.try_code(GUESSES[0], texts.NOT_SENT)
     assert len(phone.texts) == 1
     doors.log_in(door, phone)
 
