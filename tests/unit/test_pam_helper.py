@@ -904,6 +904,27 @@ def test_inherited_descriptors_are_closed(daemon: Daemon, program: Path) -> None
     assert found == [{"0", "1", "2", "3"}]  # 3 is the connection
 
 
+def test_nothing_goes_into_core_images_once_it_asks_the_daemon(daemon: Daemon) -> None:
+    found: list[str] = []
+
+    def look(connection: socket.socket) -> None:
+        pid = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4]
+        found.append(Path(f"/proc/{int.from_bytes(pid, 'little')}/coredump_filter").read_text())
+        connection.sendall(b"deny\n")
+
+    daemon.behaviour = look
+    run("--socket", daemon.path, "check", shell_prefix="echo 0x33 >/proc/self/coredump_filter;")
+    assert found == ["00000000\n"]
+
+
+def test_kernel_without_core_images_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    monkeypatch.setattr(helper.posix, "open", refuse)
+    helper.leave_memory_out_of_images()
+
+
 @pytest.mark.parametrize("program", [SCRIPT, LAUNCHER])
 @pytest.mark.parametrize("prefix", [">&-", ">/dev/full"])
 def test_text_that_cannot_be_shown_is_a_refusal_without_a_traceback(
