@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from .memory import clear_registers
+
 T = TypeVar("T")
 
 
@@ -52,6 +54,7 @@ def _run(future: Future[T], job: Callable[[], T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+    clear_registers()
 
 
 class Alarms:
@@ -89,6 +92,7 @@ class Alarms:
 
     def _run(self) -> None:
         while True:
+            clear_registers()  # at the start they are those of who started the thread
             with self._changed:
                 while not self._is_closed and (not self._due or self._due[0][0] > self._clock()):
                     self._changed.wait(self._due[0][0] - self._clock() if self._due else None)

@@ -29,6 +29,7 @@ import requests
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, BaseAdapter
 
 from .gateway_outcomes import SendReason
+from .memory import clear_registers
 
 SYSTEM_CA_FILE = "/etc/ssl/certs/ca-certificates.crt"  # Debian's ca-certificates
 BODY_MAX_BYTES = 64 * 1024  # answers are a few hundred bytes
@@ -286,6 +287,7 @@ class _Wire:
         self._arm()
         self.has_sent = True  # before the call: an error in it may leave a part sent
         self._sock.sendall(data)
+        clear_registers()  # the answer may be long in coming
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(_WireReader(self, self._sock))

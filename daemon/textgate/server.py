@@ -103,6 +103,7 @@ class Server:
             self._audit.event(Event.SERVICE, "ready", version=__version__)
             while not self._stop_wanted():
                 watchdog.feed()
+                memory.clear_registers()
                 for key, _ in selector.select(watchdog.interval_s):
                     key.data()
         self._stop()

@@ -21,6 +21,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import CredentialError, VaultError
+from .memory import clear_registers
 from .secret import Secret
 
 KEY_BYTES = 32  # AES-256
@@ -87,6 +88,7 @@ class Vault:
         """One secret as printable text `v1.KEY.NONCE.CIPHERTEXT`, bound to user and purpose."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         sealed = self._current.aead.encrypt(nonce, secret.reveal().encode(), _bound_to(user, purpose))
+        clear_registers()
         return ".".join(("v1", self._current.name, _text(nonce), _text(sealed)))
 
     def open(self, record: str, *, user: str, purpose: str) -> Secret:
@@ -106,6 +108,8 @@ class Vault:
             raise VaultError(
                 "a sealed record does not open: it was changed, moved, or sealed with another key of that name"
             ) from None
+        finally:
+            clear_registers()  # OpenSSL copied the key
 
     @property
     def current_key(self) -> str:

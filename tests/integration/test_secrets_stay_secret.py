@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +43,11 @@ from rig.daemon import (
     write_config,
     write_phones,
 )
-from rig.logins import helper_line
+from rig.logins import HELPER, helper_line
 from rig.pam import FirstFactor, pam_lines
 from rig.people import ALICE, BOB, CAROL, DAEMON_USER, DAVE, PEOPLE, Person
 from rig.phone import Phone, wrong_code
-from rig.process import run_as
+from rig.process import PROGRAM_PATH, run_as
 from rig.prompts import CODE, ONE_ROUND, PROOF, PROVE, SU, SUDO, Way, refuse_to_answer, ssh_way
 from rig.redis_server import SOCKET as REDIS_SOCKET
 from rig.redis_server import RedisServer
@@ -55,6 +56,8 @@ from rig.terminal import CTRL_D
 from textgate.audit import Audit
 from textgate.credentials import load_credential
 from textgate.directory import set_phone
+from textgate.gateway_transport import SYSTEM_CA_FILE
+from textgate.memory import COREDUMP_FILTER
 from textgate.msisdn import Msisdn, parse_msisdn
 from textgate.protocol import Reply, Word, parse_request
 from textgate.secret import Secret
@@ -202,7 +205,7 @@ def journal() -> Listener:
 
 
 def memory_of(pid: int) -> bytes:
-    """All of a process's memory that can be read, as a core image would have it."""
+    """All of a process's memory that root can read, as a core image without any filter would have it."""
     parts = []
     with Path(f"/proc/{pid}/maps").open() as maps, Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         for line in maps:
@@ -214,6 +217,16 @@ def memory_of(pid: int) -> bytes:
                 memory.seek(start)
                 parts.append(re.sub(rb"\0{64,}", b"\0", memory.read(end - start)))  # most of it is empty
     return b"\0".join(parts)
+
+
+def core_image_of(pid: int) -> bytes:
+    """A core image of a running process, as root takes one."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            ["/usr/bin/gcore", "-o", f"{folder}/core", str(pid)],
+            check=True, capture_output=True, timeout=60, env={"PATH": PROGRAM_PATH},
+        )  # fmt: skip
+        return Path(f"{folder}/core.{pid}").read_bytes()
 
 
 # --- The day. ---
@@ -438,6 +451,7 @@ def play_the_day(daemon: Daemon, redis: RedisServer, gateway: FakeGatewayAPI, li
             bad_logins(play, ssh, sshd)
             faults(play, gateway, redis)
             play.enrol(CAROL, NEW_NUMBER, NEW_MSISDN)
+        day.places["core images of the daemon"] = images_of_a_login(play, daemon, gateway)
         with stack_of_sessions(play, ssh) as inside:
             day.places["memory of those who are logged in"] = inside
         add_keys_and_secrets(day.used, redis)
@@ -454,8 +468,23 @@ def play_the_day(daemon: Daemon, redis: RedisServer, gateway: FakeGatewayAPI, li
     day.places["Redis' files"] = b"\n".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
     day.places["Redis' memory"] = memory_of(redis.process.pid)
     day.places["the daemon's memory"] = memory_of(daemon.process.pid)
+    day.places["core images of the daemon"] += core_image_of(daemon.process.pid)
     spy.unlink()
     return day
+
+
+def images_of_a_login(play: Play, daemon: Daemon, gateway: FakeGatewayAPI) -> bytes:
+    """Core images of the daemon while it waits for the gateway's answer, before the code is typed and after it."""
+    play.new_codes(ALICE)
+    held = gateway.inject("delay", accept=True)
+    with SUDO.start(ALICE) as terminal:
+        images = [core_image_of(daemon.process.pid)]
+        gateway.remove(held)
+        code = play.code(ALICE)
+        images.append(core_image_of(daemon.process.pid))
+        terminal.enter(code)
+        terminal.expect(PROOF)
+    return b"".join([*images, core_image_of(daemon.process.pid)])
 
 
 @contextlib.contextmanager
@@ -510,6 +539,7 @@ PLACES = {
     "Redis' files": b"textgate:{alice}:hotp",
     "Redis' memory": b"textgate:{alice}:hotp",
     "memory of those who are logged in": b"alice",
+    "core images of the daemon": b"python3\0",  # its name, beside its registers
 }
 
 
@@ -699,8 +729,10 @@ CORES = Path("/tmp/cores")
 
 @pytest.fixture
 def cores(running_daemon: Daemon, running_gateway: FakeGatewayAPI) -> Iterator[Path]:
-    """A folder that the daemon's user may write to, with a configuration; and a limit that lets images be written."""
+    """A folder that the daemon's user may write to, with a configuration; and nothing that keeps images small."""
     before = resource.getrlimit(resource.RLIMIT_CORE)
+    filter_before = COREDUMP_FILTER.read_text()
+    COREDUMP_FILTER.write_text("0x33")  # the kernel's own
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     CORES.mkdir(exist_ok=True)
     shutil.chown(CORES, DAEMON_USER, DAEMON_USER)
@@ -710,6 +742,7 @@ def cores(running_daemon: Daemon, running_gateway: FakeGatewayAPI) -> Iterator[P
     write_config(running_gateway.url, UNTHROTTLED)
     shutil.rmtree(CORES)
     resource.setrlimit(resource.RLIMIT_CORE, before)
+    COREDUMP_FILTER.write_text(f"0x{filter_before}")
 
 
 @contextlib.contextmanager
@@ -760,13 +793,22 @@ def test_other_program_leaves_an_image_of_its_memory(cores: Path) -> None:
         assert b"s3cret-in-the-memory" in image.read_bytes()
 
 
-# The daemon with one of its two means taken away.
-UNLIMITED = """
+# The daemon with some of the means taken away that keep its memory private.
+WITHOUT = """
 import resource, sys
-resource.setrlimit = lambda *_: None
+from textgate import memory
 from textgate.server import main
+{}
 sys.exit(main([]))
 """
+LIMIT = "resource.setrlimit = lambda *_: None"
+NOT_DUMPABLE = "memory.PR_SET_DUMPABLE = 8"  # PR_SET_KEEPCAPS, which changes nothing here
+FILTER = "memory._leave_memory_out_of_images = lambda: None"
+
+
+def without(*means: str) -> list[str]:
+    """Its command line."""
+    return ["/usr/bin/python3", "-I", "-c", WITHOUT.format("\n".join(means))]
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: number.name)
@@ -779,11 +821,156 @@ def test_crash_of_the_daemon_leaves_no_image_of_its_memory(cores: Path, number: 
 
 def test_crash_leaves_no_image_where_there_is_no_limit_either(cores: Path) -> None:
     """As where the kernel hands images to a program, which no limit stops."""
-    with running(["/usr/bin/python3", "-I", "-c", UNLIMITED], cores) as process:
+    with running(without(LIMIT), cores) as process:
         limits = Path(f"/proc/{process.pid}/limits").read_text()
         assert re.search(r"(?m)^Max core file size +unlimited +unlimited ", limits)
         assert crash(process, signal.SIGSEGV, cores) == (False, [])
 
+
+# --- Images that hold no memory. ---
+
+Images = Callable[[subprocess.Popen[bytes], Path], list[bytes]]
+
+
+def taken_by_root(process: subprocess.Popen[bytes], _folder: Path) -> list[bytes]:
+    """Of a process that goes on running."""
+    return [core_image_of(process.pid)]
+
+
+def made_by_the_kernel(process: subprocess.Popen[bytes], folder: Path) -> list[bytes]:
+    """In a crash; none where the kernel hands images to a program."""
+    has_image, images = crash(process, signal.SIGSEGV, folder)
+    assert has_image
+    return [image.read_bytes() for image in images]
+
+
+def keys_in(memory: bytes) -> list[str]:
+    """Those of the secrets in it that the daemon holds for as long as it runs."""
+    used = Used()
+    for name in ("gatewayapi-key", "gatewayapi-secret"):
+        used.add(name, (CREDENTIALS / name).read_text().strip())
+    for line in (CREDENTIALS / "vault-key").read_text().split():
+        used.add("vault key", bytes.fromhex(line.partition(":")[2]))
+    return used.found_in(memory)
+
+
+@pytest.mark.parametrize("images", [taken_by_root, made_by_the_kernel])
+def test_filter_alone_keeps_the_daemons_keys_out_of_core_images(cores: Path, images: Images) -> None:
+    with running(without(LIMIT, NOT_DUMPABLE), cores) as process:
+        assert "vault key 1" in keys_in(memory_of(process.pid))
+        assert [name for image in images(process, cores) for name in keys_in(image)] == []
+
+
+@pytest.mark.parametrize("images", [taken_by_root, made_by_the_kernel])
+def test_core_images_hold_the_daemons_keys_where_nothing_keeps_them_out(cores: Path, images: Images) -> None:
+    """So that the searches of images could find them."""
+    with running(without(LIMIT, NOT_DUMPABLE, FILTER), cores) as process:
+        assert all("vault key 1" in keys_in(image) for image in images(process, cores))
+
+
+def test_daemon_at_rest_has_nothing_in_its_registers(cores: Path) -> None:
+    """Scripts for Redis are the last that it reads before it waits for logins."""
+    with running([PROGRAM], cores) as process:
+        assert b"redis.call" in memory_of(process.pid)
+        assert b"redis.call" not in core_image_of(process.pid)
+
+
+# A program whose thread copies a secret, in blocks of all sizes.
+COPY = """
+import os, signal, socket, sys
+from textgate.dispatcher import Alarms, Dispatcher
+from textgate.memory import clear_registers, keep_private
+from textgate.secret import Secret
+from textgate.vault import Vault, parse_keys
+def copy():
+    secret = memoryview(sys.argv[1].encode() * 200)
+    for count in range(len(secret)):
+        bytes(secret[:count])
+def seal():
+    vault = Vault(parse_keys(Secret("k1:" + (sys.argv[1] * 6)[:32].encode().hex())))
+    return vault, vault.seal(Secret("x"), user="alice", purpose="hotp")
+def done():
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+keep_private()
+{}
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "copy(); clear_registers(); done()",
+        "pool = Dispatcher(threads=1, waiting=1); pool.submit(copy).result(); done()",
+        "alarms = Alarms(); alarms.after(0, copy); alarms.after(0, done)",
+        "kept = seal(); done()",
+        "vault, record = seal(); vault.open(record, user='alice', purpose='hotp'); done()",
+    ],
+    ids=["the thread itself", "a job", "an alarm", "a key that sealed", "a key that opened"],
+)
+def test_thread_at_rest_has_nothing_of_its_work_in_its_registers(cores: Path, work: str) -> None:
+    with running(["/usr/bin/python3", "-I", "-c", COPY.format(work), "s3cr3t"], cores) as process:
+        assert b"s3cr3ts3cr3t" in memory_of(process.pid)
+        assert b"s3cr3ts3cr3t" not in core_image_of(process.pid)
+
+
+@contextlib.contextmanager
+def gateway_behind_tls() -> Iterator[FakeGatewayAPI]:
+    """One that is trusted, as the true one: what is sent is copied once more on its way."""
+    authorities = Path(SYSTEM_CA_FILE)
+    before = authorities.read_bytes()
+    with FakeGatewayAPI(tls="trusted") as gateway:
+        assert gateway.ca_file is not None
+        authorities.write_bytes(before + Path(gateway.ca_file).read_bytes())
+        yield gateway
+    authorities.write_bytes(before)
+
+
+def test_core_image_holds_no_number_or_code_while_the_gateway_takes_its_time(
+    cores: Path, running_redis: RedisServer
+) -> None:
+    running_redis.recover()
+    used = Used()
+    used.add("number", str(ALICE.msisdn))
+    with gateway_behind_tls() as gateway:
+        CONFIG_PATH.write_text(re.sub(r"(?m)^url = .*", f'url = "{gateway.url}"', CONFIG_PATH.read_text()))
+        held = gateway.inject("delay", accept=True)
+        with running([PROGRAM], cores) as process, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as helper:
+            helper.connect(str(cores / "auth.sock"))
+            helper.sendall(b"textgate/1 begin\0PAM_USER=alice\0PAM_SERVICE=sudo\0PPID=1\0PPID_START=1\0PAM_TYPE=auth")
+            helper.shutdown(socket.SHUT_WR)
+            gateway.wait_for_texts(1, timeout=10)
+            used.add("code", gateway.last_code(str(ALICE.msisdn)))
+            assert used.found_in(memory_of(process.pid)) == list(used.values)
+            assert used.found_in(core_image_of(process.pid)) == []
+            gateway.remove(held)
+            assert helper.recv(100).startswith(b"ask\n")
+
+
+def test_core_image_of_the_helper_holds_no_code(cores: Path) -> None:
+    path = cores / "auth.sock"
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(20)
+        helper = stack.enter_context(
+            subprocess.Popen(
+                [HELPER, "--socket", str(path), "check"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+            )
+        )
+        assert helper.stdin is not None
+        helper.stdin.write(b"24681357")
+        helper.stdin.close()
+        peer = stack.enter_context(listener.accept()[0])
+        while b"24681357" not in peer.recv(65536):
+            pass
+        assert b"24681357" in memory_of(helper.pid)
+        assert b"24681357" not in core_image_of(helper.pid)
+
+
+# --- Its equals. ---
 
 LOOK = """
 import ctypes, os, sys

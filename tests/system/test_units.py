@@ -86,6 +86,30 @@ def test_daemon_stays_on_one_cpu(machine: Machine) -> None:
     assert {line.rpartition(": ")[2].isdecimal() for line in shown} == {True}, shown
 
 
+# The unit keeps the daemon's memory out of core images (core(5)), and so does the daemon where nobody else does.
+
+
+def kinds_of_memory_in_images(machine: Machine) -> int:
+    return int(machine.read(f"/proc/{main_pid(machine)}/coredump_filter"), 16)
+
+
+def restart_with(machine: Machine, settings: str) -> None:
+    machine.write(DROP_IN, f"[Service]\n{settings}\n")
+    machine.run(["systemctl", "daemon-reload"])
+    machine.run(["systemctl", "restart", "textgated.service"])
+
+
+def test_core_images_hold_no_memory_from_the_start(machine: Machine) -> None:
+    assert kinds_of_memory_in_images(machine) == 0
+    restart_with(machine, "ExecStartPre=/bin/sh -c 'read -r kinds </proc/self/coredump_filter && echo kinds $kinds'")
+    machine.wait_until("journalctl -q -b -u textgated | grep -q 'kinds 00000000'")
+
+
+def test_core_images_hold_no_memory_whatever_a_drop_in_says(machine: Machine) -> None:
+    restart_with(machine, "CoredumpFilter=all")
+    assert kinds_of_memory_in_images(machine) == 0
+
+
 def test_redis_does_what_textgate_does_and_nothing_else(machine: Machine, gateway: Gateway) -> None:
     # A second user, for this test alone, sees whether anything of textgate's was refused.
     former = machine.read("/etc/textgate/redis.conf")
