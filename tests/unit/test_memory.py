@@ -69,11 +69,15 @@ def test_filter_that_cannot_be_set_does_not_matter_where_it_is_set() -> None:
     assert _run(READ_ONLY.format("return '00000000\\n'")).startswith("0 (0, 0) ")
 
 
+def test_kernel_that_makes_no_core_images_has_no_filter() -> None:
+    assert _run(READ_ONLY.format("raise FileNotFoundError(2, 'No such file')")).startswith("0 (0, 0) ")
+
+
 @pytest.mark.parametrize(
     ("read", "reason"),
     [
         ("return '00000033\\n'", "the filter stays 0x33"),
-        ("raise OSError(2, 'No such file or directory')", "[Errno 2] No such file or directory"),
+        ("raise OSError(13, 'Permission denied')", "[Errno 13] Permission denied"),
         ("return ''", "invalid literal for int() with base 16: ''"),
     ],
 )
