@@ -44,6 +44,7 @@ _HEAD = """\
 [Service]
 """
 _BY_HOST = bytes.fromhex("5a1c6a86df9d4096b1d5a65e0862f19a")  # how a file begins that the host's key alone opens
+_KEY_FOLDER = "/var/lib/systemd"
 _SAID_MAX_LENGTH = 200
 _NO_KEY_HINT = (
     "was it encrypted on another machine, or under another machine-id? Put your copy of the key into "
@@ -80,6 +81,9 @@ class Credstore:
         self._require_vault_key()
         if not self._at("/run/systemd/system").is_dir():
             return "systemd does not run here"
+        _, kind = self._run(["stat", "--file-system", "--format=%T", _KEY_FOLDER])
+        if kind.strip() in ("tmpfs", "ramfs"):  # systemd-creds takes it, where it is told to use the host's key
+            return f"the host's key would be gone with the next start: {_KEY_FOLDER} is in memory"
         probe = Secret(secrets.token_hex(16))
         try:
             self._open("probe", self._seal("probe", probe), probe)

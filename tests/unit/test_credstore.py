@@ -29,6 +29,7 @@ class Host:
         self.creds = FakeSystemdCreds()
         self.commands: list[str] = []
         self.reload_status = 0
+        self.file_system = "ext2/ext3"
         (root / "run/systemd/system").mkdir(parents=True)
         (root / PLAIN_FOLDER.lstrip("/")).mkdir(parents=True)
         self.store = Credstore(str(root), run=self.run, pipe=self.creds.pipe)
@@ -36,6 +37,9 @@ class Host:
     def run(self, arguments: Sequence[str]) -> tuple[int, str]:
         line = " ".join(arguments)
         self.commands.append(line)
+        if line.startswith("stat"):
+            assert line.endswith(" /var/lib/systemd")
+            return 0, f"{self.file_system}\n"
         if line.startswith("systemctl cat"):
             return 0, f"[Service]\n{UNIT_LINE}\n" + (self.drop_in or "")
         return self.reload_status, "no bus"
@@ -92,16 +96,19 @@ def test_only_the_units_own_files_can_be_kept_encrypted(host: Host) -> None:
     assert with_plain.read_text() == "new\n"
 
 
-@pytest.mark.parametrize("lack", ["systemd", "a key", "a key that opens"])
+@pytest.mark.parametrize("lack", ["systemd", "a key", "a key that opens", "a key that lasts"])
 def test_host_that_cannot_encrypt_says_why(host: Host, lack: str) -> None:
     assert host.store.obstacle() is None
     if lack == "systemd":
         (host.root / "run/systemd/system").rmdir()
+    elif lack == "a key that lasts":
+        host.file_system = "tmpfs"
     elif lack == "a key":
         host.creds.is_able = False
     else:
         host.creds.loses_bytes = True
     told = {
+        "a key that lasts": "gone with the next start",
         "systemd": "systemd does not run",
         "a key": "No encryption key",
         "a key that opens": "does not open again",
