@@ -76,6 +76,10 @@ class Credstore:
         """Whether a credential can be kept here: no program but the unit's daemon would find it."""
         return name in NAMES and Path(plain_path) == self._at(f"{PLAIN_FOLDER}/{name}")
 
+    def keeps(self, name: str, plain_path: str) -> bool:
+        """Whether a credential is kept here, in the place of that plain file."""
+        return self.takes(name, plain_path) and self.has(name)
+
     def obstacle(self) -> str | None:
         """Why this host can't encrypt, found out by trying it; None if it can. Raises CredentialError as `write`."""
         self._require_vault_key()
@@ -149,7 +153,7 @@ class Credstore:
 
     def decrypt(self, name: str, plain_path: str) -> bool:
         """Put the plain file in the place of the encrypted one. False if there is none. Raises CredentialError."""
-        if not self.takes(name, plain_path) or not self.has(name):
+        if not self.keeps(name, plain_path):
             return False
         plain = Path(plain_path)
         if plain.exists():
@@ -165,7 +169,7 @@ class Credstore:
         It is overwritten first, which helps as far as the file system writes in place.
         """
         plain = Path(plain_path)
-        if not self.has(name) or not plain.exists():
+        if not self.keeps(name, plain_path) or not plain.exists():
             return
         try:
             with plain.open("r+b") as file:

@@ -142,6 +142,15 @@ def test_plain_file_is_overwritten_before_it_is_removed(host: Host) -> None:
     assert link.read_bytes() == b"\0" * 7
 
 
+def test_plain_file_elsewhere_is_never_dropped(host: Host) -> None:
+    """It may be another key of that name: the encrypted one is a left-over that this configuration doesn't use."""
+    host.store.write(NAME, Secret("k1:abc"))
+    elsewhere = host.root / "vault-key"
+    elsewhere.write_text("k1:other\n")
+    host.store.drop_plain(NAME, str(elsewhere))
+    assert elsewhere.read_text() == "k1:other\n"
+
+
 def test_plain_file_of_what_is_not_encrypted_is_never_dropped(host: Host) -> None:
     plain = host.write_plain("k1:abc\n")
     host.store.drop_plain(NAME, str(plain))
