@@ -93,7 +93,7 @@ def check_config(context: Context) -> None:
 @command
 def status(context: Context) -> None:
     """Show whether textgated, Redis and the gateway work, and what was answered since the start."""
-    result = context.ask_daemon("status")
+    result = context.status()
     context.result(result)
     if not context.is_json:
         _show_status(result)

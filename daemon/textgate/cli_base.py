@@ -81,6 +81,10 @@ class Context:
         """Call a verb of the admin socket."""
         return admin_client.call(self.config.daemon.admin_socket, verb, **arguments)
 
+    def status(self) -> dict[str, Any]:
+        """The daemon's status. Raises DaemonUnavailable."""
+        return self.ask_daemon("status")
+
     def say(self, text: str) -> None:
         """A line for a person; nothing with --json."""
         if not self.is_json:

@@ -28,7 +28,7 @@ def credentials_status(context: Context) -> None:
     credstore = Credstore()
     rows = []
     for name, path in wiring.credential_files(context.config).items():
-        is_encrypted = credstore.takes(name, path) and credstore.has(name)
+        is_encrypted = credstore.keeps(name, path)
         kept = "encrypted" if is_encrypted else "plain" if Path(path).exists() else "missing"
         rows.append({"name": name, "kept": kept, "path": str(credstore.path(name) if is_encrypted else path)})
     context.result({"credentials": rows})
@@ -47,7 +47,7 @@ def credentials_encrypt(context: Context) -> None:
     if (obstacle := credstore.obstacle()) is not None:
         raise RefusedError(f"this host can't encrypt: {obstacle}", hint="the files of mode 0600 can stay")
     with one_at_a_time(Path(context.config.vault.key_file).parent):
-        changed = encrypt_plain(context, credstore)
+        changed = _encrypt_plain(context, credstore)
         for name in changed:
             credstore.drop_plain(name, files[name])
     context.result({"encrypted": changed})
@@ -63,19 +63,19 @@ def credentials_encrypt(context: Context) -> None:
 @command
 def credentials_decrypt(context: Context) -> None:
     """Put plain files back in the place of encrypted credentials: before a machine is cloned or its disk moves."""
-    credstore = Credstore()
+    credstore, files = Credstore(), wiring.credential_files(context.config)
     with one_at_a_time(Path(context.config.vault.key_file).parent):
-        changed = decrypt_all(context, credstore)
-        if changed and service.is_running():
-            service.restart(lambda: context.ask_daemon("status"))
+        changed = [name for name, path in files.items() if credstore.decrypt(name, path)]
+        if changed:
+            _restart_if_running(context)
     context.result({"decrypted": changed})
     for name in changed:
-        context.say(f"{wiring.credential_files(context.config)[name]}: is a plain file of root again.")
+        context.say(f"{files[name]}: is a plain file of root again.")
     if not changed:
         context.say("There is nothing to decrypt.")
 
 
-def encrypt_plain(context: Context, credstore: Credstore) -> list[str]:
+def _encrypt_plain(context: Context, credstore: Credstore) -> list[str]:
     """Encrypt what is plain, and see a running daemon take it; the plain files stay. Answers the names.
 
     Raises TextgateError, and then all is as it was.
@@ -87,20 +87,21 @@ def encrypt_plain(context: Context, credstore: Credstore) -> list[str]:
         for name, path in files.items():
             if credstore.encrypt(name, path):
                 changed.append(name)
-        if changed and service.is_running():
-            service.restart(lambda: context.ask_daemon("status"))
+        if changed:
+            _restart_if_running(context)
     except TextgateError as error:
         for name in files.keys() - former:
             credstore.decrypt(name, files[name])
-        if changed and service.is_running():
-            service.restart(lambda: context.ask_daemon("status"))
+        if changed:
+            _restart_if_running(context)
         raise RefusedError(f"{error.message}; the plain files are used as before", hint=error.hint) from None
     return changed
 
 
-def decrypt_all(context: Context, credstore: Credstore) -> list[str]:
-    """Put plain files in the place of all encrypted ones, for the daemon's next start. Raises CredentialError."""
-    return [name for name, path in wiring.credential_files(context.config).items() if credstore.decrypt(name, path)]
+def _restart_if_running(context: Context) -> None:
+    """What systemd hands over is that of the daemon's start. Raises TextgateError if it does not come back."""
+    if service.is_running():
+        service.restart(context.status)
 
 
 # --- The vault key ---
@@ -117,23 +118,22 @@ def keys_init(context: Context) -> None:
     """Make the vault key if there is none yet; an existing one is never touched."""
     from .vault import new_key_line
 
-    path = Path(context.config.vault.key_file)
-    credstore = Credstore()
-    is_encrypted = credstore.takes(VAULT_KEY, str(path)) and credstore.has(VAULT_KEY)
+    path, credstore = Path(context.config.vault.key_file), Credstore()
+    if credstore.keeps(VAULT_KEY, str(path)):
+        raise _key_is_there(credstore.path(VAULT_KEY))
     try:
-        if is_encrypted:
-            path = credstore.path(VAULT_KEY)
-            raise FileExistsError
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, f"{new_key_line('k1').reveal()}\n".encode(), mode=0o600)
     except FileExistsError:
-        raise TextgateError(
-            f"{path}: there is a key already", hint="keep it: without it every user's secret is lost"
-        ) from None
+        raise _key_is_there(path) from None
     except OSError as error:
         raise CredentialError(f"{path}: can't be made: {error.strerror}", hint="run it with sudo") from None
     context.result({"path": str(path), "is_made": True})
     context.say(f"{path}: made. Keep a copy in a safe place.")
+
+
+def _key_is_there(path: Path) -> TextgateError:
+    return TextgateError(f"{path}: there is a key already", hint="keep it: without it every user's secret is lost")
 
 
 @keys.command("rotate")
@@ -146,7 +146,7 @@ def keys_rotate(context: Context) -> None:
     from .vault import with_new_key
 
     path, credstore = context.config.vault.key_file, Credstore()
-    is_encrypted = credstore.takes(VAULT_KEY, path) and credstore.has(VAULT_KEY)
+    is_encrypted = credstore.keeps(VAULT_KEY, path)
     with one_at_a_time(Path(path).parent):
         former = credstore.read(VAULT_KEY) if is_encrypted else load_credential(VAULT_KEY, path, environ={})
         name, changed = with_new_key(former)
@@ -154,7 +154,7 @@ def keys_rotate(context: Context) -> None:
     context.say(f"{place}: the key {name} seals from now on; the former ones still open.")
     sealing = context.ask_daemon("reload")["current_key"]
     if sealing != name and service.is_running():  # what systemd handed over is that of the start
-        service.restart(lambda: context.ask_daemon("status"))
+        service.restart(context.status)
         sealing = context.ask_daemon("reload")["current_key"]
     if sealing != name:
         raise TextgateError(

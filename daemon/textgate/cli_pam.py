@@ -9,7 +9,6 @@ import re
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -29,6 +28,7 @@ from .pam_admin import (
 )
 from .pam_dry_run import dry_run
 from .pam_stack import FirstFactor, StackError
+from .programs import has_systemd
 from .sshd_config import effective
 
 CONFIRM_DEFAULT = "5m"
@@ -117,7 +117,7 @@ def guard_service(
         words = f"is being tried until {_moment(guard.confirm_by)}; textgate pam confirm {service}"
         context.say(f"{service} {words if guard.confirm_by else 'is guarded already'}.")
         return _report(service, (), guard.confirm_by)
-    if wait_s is not None and not Path("/run/systemd/system").is_dir():
+    if wait_s is not None and not has_systemd():
         raise PamAdminError(
             "systemd does not run here, and its timer would take the lines back",
             hint=f"use textgate pam enable {service}",
@@ -188,7 +188,7 @@ def _require_way_in(context: Context, admin: PamAdmin, service: str, first_facto
                 "no administrator with a phone could log in by ssh: " + "; ".join(obstacles),
                 hint="enrol one who can, mend that, or choose another --first-factor",
             )
-    status = context.ask_daemon("status")
+    status = context.status()
     # None is a gateway that can't be asked; whoever is enrolled had a text from it.
     if not status["store"]["is_up"] or status["gateway"]["is_up"] is False:
         raise PamAdminError("codes could not be texted or checked now", hint="see: textgate status")

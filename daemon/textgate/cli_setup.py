@@ -369,7 +369,7 @@ def _connect(wizard: Wizard) -> None:
 
 def _encrypted(wizard: Wizard, credstore: Credstore) -> set[str]:
     files = wiring.credential_files(wizard.context.config)
-    return {name for name, path in files.items() if credstore.takes(name, path) and credstore.has(name)}
+    return {name for name, path in files.items() if credstore.keeps(name, path)}
 
 
 def _can_encrypt(wizard: Wizard, credstore: Credstore) -> bool:
@@ -407,7 +407,7 @@ def _is_there(credstore: Credstore, name: str, path: str) -> bool:
 
     That is for the gateway's; a vault key that doesn't open has stopped setup before.
     """
-    if not (credstore.takes(name, path) and credstore.has(name)):
+    if not credstore.keeps(name, path):
         return Path(path).exists()
     try:
         credstore.read(name)
@@ -431,18 +431,14 @@ def _start(wizard: Wizard, credstore: Credstore, fresh: set[str]) -> dict[str, A
     """
     context = wizard.context
     files = wiring.credential_files(context.config)
-
-    def ask() -> dict[str, Any]:
-        return context.ask_daemon("status")
-
     try:
-        status = service.start(ask)
+        status = service.start(context.status)
     except TextgateError as error:
         if not fresh:
             raise
         for name in fresh:
             credstore.decrypt(name, files[name])
-        status = service.start(ask)
+        status = service.start(context.status)
         context.say(f"Credentials are kept in files of mode 0600; encrypted ones don't work here: {error.message}.")
     for name, path in files.items():
         credstore.drop_plain(name, path)

@@ -28,7 +28,7 @@ from pathlib import Path
 from .atomic_file import replace_file, sync_folder
 from .credentials import MAX_BYTES, load_credential, secret_of
 from .errors import CredentialError
-from .programs import NOT_FOUND, pipe_program, run_program
+from .programs import NOT_FOUND, has_systemd, pipe_program, run_program
 from .secret import Secret
 
 FOLDER = "/etc/credstore.encrypted"  # systemd.exec(5)
@@ -83,14 +83,14 @@ class Credstore:
     def obstacle(self) -> str | None:
         """Why this host can't encrypt, found out by trying it; None if it can. Raises CredentialError as `write`."""
         self._require_vault_key()
-        if not self._at("/run/systemd/system").is_dir():
+        if not has_systemd(str(self._root)):
             return "systemd does not run here"
         _, kind = self._run(["stat", "--file-system", "--format=%T", _KEY_FOLDER])
         if kind.strip() in ("tmpfs", "ramfs"):  # systemd-creds takes it, where it is told to use the host's key
             return f"the host's key would be gone with the next start: {_KEY_FOLDER} is in memory"
         probe = Secret(secrets.token_hex(16))
         try:
-            self._open("probe", self._seal("probe", probe), probe)
+            self._require_open("probe", self._seal("probe", probe), probe)
         except CredentialError as error:
             return error.message
         return None
@@ -98,7 +98,18 @@ class Credstore:
     def read(self, name: str) -> Secret:
         """A credential. Raises CredentialError if it isn't here, or can't be opened on this machine."""
         path = self.path(name)
-        return secret_of(str(path), self._opened(name, path))
+        try:
+            with path.open("rb") as file:
+                sealed = file.read(2 * MAX_BYTES)
+        except OSError as error:
+            raise CredentialError(f"{path}: can't be read: {error.strerror}", hint=ROOT_HINT) from None
+        status, opened, said = self._unseal(name, sealed)
+        if status != 0:
+            raise CredentialError(
+                f"{path}: does not open on this machine: {_told(status, said)}",
+                hint="was it encrypted on another one, or under another machine-id? run: textgate setup",
+            )
+        return secret_of(str(path), opened)
 
     def write(self, name: str, secret: Secret) -> None:
         """Put a credential in the place of its former version, if there is one, and let textgated have it.
@@ -115,7 +126,7 @@ class Credstore:
                 hint=f"put the new one there likewise: systemd-creds encrypt --name={name} ...",
             )
         sealed = self._seal(name, secret)
-        self._open(name, sealed, secret)
+        self._require_open(name, sealed, secret)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(path, sealed, mode=0o600)
@@ -253,25 +264,14 @@ class Credstore:
             raise CredentialError(f"{name}: can't be encrypted on this host: {_told(status, said)}")
         return sealed
 
-    def _open(self, name: str, sealed: bytes, expected: Secret) -> None:
+    def _unseal(self, name: str, sealed: bytes) -> tuple[int, bytes, str]:
+        return self._pipe(["systemd-creds", "decrypt", f"--name={name}", "-", "-"], sealed)
+
+    def _require_open(self, name: str, sealed: bytes, expected: Secret) -> None:
         """Raise CredentialError unless this opens to what was sealed: the only copy may hang on it."""
-        status, opened, said = self._pipe(["systemd-creds", "decrypt", f"--name={name}", "-", "-"], sealed)
+        status, opened, said = self._unseal(name, sealed)
         if status != 0 or opened != f"{expected.reveal()}\n".encode():
             raise CredentialError(f"{name}: what was encrypted does not open again: {_told(status, said)}")
-
-    def _opened(self, name: str, path: Path) -> bytes:
-        try:
-            with path.open("rb") as file:
-                sealed = file.read(2 * MAX_BYTES)
-        except OSError as error:
-            raise CredentialError(f"{path}: can't be read: {error.strerror}", hint=ROOT_HINT) from None
-        status, opened, said = self._pipe(["systemd-creds", "decrypt", f"--name={name}", "-", "-"], sealed)
-        if status != 0:
-            raise CredentialError(
-                f"{path}: does not open on this machine: {_told(status, said)}",
-                hint="was it encrypted on another one, or under another machine-id? run: textgate setup",
-            )
-        return opened
 
     def _write_drop_in(self, names: Iterable[str]) -> None:
         path = self._at(DROP_IN)
@@ -288,7 +288,7 @@ class Credstore:
                 replace_file(path, content, mode=0o644)
         except OSError as error:
             raise CredentialError(f"{path}: can't be changed: {error.strerror}", hint=ROOT_HINT) from None
-        if self._at("/run/systemd/system").is_dir():
+        if has_systemd(str(self._root)):
             status, output = self._run(["systemctl", "daemon-reload"])
             if status != 0:
                 raise CredentialError(f"systemd does not take {path}: {_told(status, output)}")

@@ -167,7 +167,7 @@ def _credentials(machine: Machine) -> Iterator[Finding]:
     credstore = machine.credstore
     for name, path in wiring.credential_files(machine.config).items():
         plain = Path(path)
-        if credstore.takes(name, path) and credstore.has(name):
+        if credstore.keeps(name, path):
             yield _encrypted_credential(machine, name)
             if plain.exists():
                 told = f"{path} is there encrypted, and in plain text too"

@@ -9,10 +9,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT_S = 60
+SYSTEMD = "/run/systemd/system"  # sd_booted(3)
 NOT_FOUND, NOT_ENDED = 127, 124  # as a shell and timeout(1) have it
+
+
+def has_systemd(root: str = "/") -> bool:
+    """Whether systemd runs here. root: / but for tests."""
+    return Path(root, SYSTEMD.lstrip("/")).is_dir()
 
 
 def run_program(arguments: Sequence[str]) -> tuple[int, str]:

@@ -5,20 +5,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from .errors import DaemonUnavailable, TextgateError
-from .programs import run_program
+from .programs import has_systemd, run_program
 
 UNITS = ("textgated.socket", "textgated-admin.socket", "textgated.service")
 START_WAIT_S = 20.0
 START_POLL_S = 0.2
-
-
-def has_systemd() -> bool:
-    """Whether systemd runs here (sd_booted(3))."""
-    return Path("/run/systemd/system").is_dir()
 
 
 def is_running() -> bool:

@@ -12,7 +12,7 @@ from .accounts import NssAccounts
 from .audit import Audit, Event, Priority
 from .config import Config, parse_config
 from .credentials import DIRECTORY_VARIABLE, load_credential
-from .credstore import Credstore
+from .credstore import VAULT_KEY, Credstore
 from .directory import build_directory
 from .dispatcher import Alarms, Dispatcher
 from .errors import ConfigError
@@ -86,7 +86,7 @@ def credential_files(config: Config) -> dict[str, str]:
         if gateway.auth == "token"
         else {"gatewayapi-key": gateway.key_file, "gatewayapi-secret": gateway.secret_file}
     )
-    return of_gateway | {"vault-key": config.vault.key_file}
+    return of_gateway | {VAULT_KEY: config.vault.key_file}
 
 
 def load_gateway_credentials(config: Config, environ: Mapping[str, str]) -> GatewayCredentials:
@@ -101,13 +101,13 @@ def load_gateway_credentials(config: Config, environ: Mapping[str, str]) -> Gate
 
 def load_vault(config: Config, environ: Mapping[str, str]) -> Vault:
     """The vault with its keys. Raises CredentialError."""
-    return Vault(parse_keys(_load("vault-key", config.vault.key_file, environ)))
+    return Vault(parse_keys(_load(VAULT_KEY, config.vault.key_file, environ)))
 
 
 def load_keys(config: Config, environ: Mapping[str, str]) -> Keys:
     """The secrets, from systemd's credentials or their files. Raises CredentialError."""
     return Keys(
-        vault=_load("vault-key", config.vault.key_file, environ),
+        vault=_load(VAULT_KEY, config.vault.key_file, environ),
         gateway=load_gateway_credentials(config, environ),
         store_password=_store_password(environ),
     )
@@ -116,7 +116,7 @@ def load_keys(config: Config, environ: Mapping[str, str]) -> Keys:
 def _load(name: str, path: str, environ: Mapping[str, str]) -> Secret:
     """A credential from systemd or its plain file; or, for root's own commands, opened as systemd would."""
     credstore = Credstore()
-    if DIRECTORY_VARIABLE not in environ and credstore.takes(name, path) and credstore.has(name):
+    if DIRECTORY_VARIABLE not in environ and credstore.keeps(name, path):
         return credstore.read(name)
     return load_credential(name, path, environ=environ)
 
