@@ -54,7 +54,7 @@ def complete_users(_context: click.Context, _param: click.Parameter, incomplete:
 
 def complete_services(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of PAM services that can ask for a code."""
-    from .pam_admin import PAM_DIR, UNSUITABLE
+    from .pam_files import PAM_DIR, UNSUITABLE
 
     try:
         names = {path.name for path in Path(PAM_DIR).iterdir()}

@@ -16,18 +16,11 @@ import click
 from . import way_in
 from .cli_base import Context, command, complete_services
 from .errors import ExitCode, TextgateError, UsageError
-from .pam_admin import (
-    ASKS_ANYBODY_HINT,
-    SSHD_SERVICES,
-    Condition,
-    FileChange,
-    Guard,
-    PamAdmin,
-    PamAdminError,
-    check_service,
-)
+from .pam_admin import ASKS_ANYBODY_HINT, PamAdmin
 from .pam_dry_run import dry_run
+from .pam_files import SSHD_SERVICES, PamAdminError, check_service
 from .pam_stack import FirstFactor, StackError
+from .pam_state import Condition, FileChange, Guard
 from .programs import has_systemd
 from .sshd_config import effective
 

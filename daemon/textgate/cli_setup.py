@@ -28,7 +28,8 @@ from .config import Config, parse_config
 from .config_edit import Value, set_option
 from .credstore import VAULT_KEY, Credstore, one_at_a_time
 from .errors import ConfigError, CredentialError, RefusedError, TextgateError, UsageError
-from .pam_admin import SSHD_SERVICES, PamAdmin, check_service
+from .pam_admin import PamAdmin
+from .pam_files import SSHD_SERVICES, check_service
 from .pam_stack import FirstFactor
 from .secret import Secret
 

@@ -25,9 +25,11 @@ from .config import Config
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
-from .pam_admin import ASKS_ANYBODY_HINT, SSHD_SERVICES, Condition, PamAdmin
+from .pam_admin import ASKS_ANYBODY_HINT, PamAdmin
 from .pam_dry_run import dry_run
+from .pam_files import SSHD_SERVICES
 from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code, verb
+from .pam_state import Condition
 from .policy import Account
 from .programs import run_program
 from .sshd_config import METHODS, effective, effective_faults, match_faults

@@ -4,7 +4,6 @@
 Rules of this file:
 - What a change is made of is on the disk under STATE_DIR, former and new bytes of each file, before anything else is
   written. So whatever breaks a change off, `disable` knows the way back.
-- One change at a time (a lock in STATE_DIR), and no signal in the middle of one.
 - A file that an administrator has changed since is never overwritten: textgate's lines alone are taken out of it, or,
   where they can't be told from his, nothing is done and he is told which lines they are.
 - For sshd the order matters: its settings come first and the PAM file last, and the other way round on the way back.
@@ -13,28 +12,18 @@ Rules of this file:
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import difflib
-import fcntl
-import glob
-import json
 import os
-import re
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import Enum
-from pathlib import Path
 
 from . import sshd_config
 from .atomic_file import replace_file, sync_folder
 from .errors import TextgateError
+from .pam_files import PAM_DIR, SSHD_SERVICES, VENDOR_PAM_DIR, PamAdminError, check_name, check_service
+from .pam_sshd import PamSshd, last_line
 from .pam_stack import (
     FirstFactor,
-    Rule,
-    StackError,
     asks_anybody,
     block_count,
     block_text,
@@ -48,82 +37,14 @@ from .pam_stack import (
     with_block,
     without_block,
 )
-from .programs import run_program
-from .sshd_config import DROP_IN, Setting
+from .pam_state import Condition, FileChange, Guard, PamState, not_written
+from .sshd_config import DROP_IN
 
-STATE_DIR = "/var/lib/textgate/pam"
-PAM_DIR = "/etc/pam.d"
-VENDOR_PAM_DIR = "/usr/lib/pam.d"  # where libpam looks next
-SSHD_SERVICES = ("sshd",)
 REVERT_TIMER = "textgate-pam-revert.timer"
-SERVICE_MAX_LENGTH = 64
-LOCK_WAIT_S = 20.0
-LOCK_POLL_S = 0.05
-FILES_MAX_BYTES = 1 << 20
-VERSION = 1
 ASKS_ANYBODY_HINT = (
     "a `required` line, or a `substack`, above textgate's lines does not end the stack: "
     "make it `requisite`, or `include`"
 )
-
-# Services that can't ask for a code, and why.
-_NOBODY = "it authenticates nobody"
-_ONE_PROMPT = "it can ask for one password and no more"
-_AS_USER = "it runs as the user, who can't reach textgate's socket"
-UNSUITABLE: Mapping[str, str] = (
-    dict.fromkeys(["atd", "chpasswd", "cron", "crond", "newusers", "passwd", "runuser", "runuser-l"], _NOBODY)
-    | dict.fromkeys(["systemd-user", "cups", "gdm-launch-environment", "sddm-greeter", "lightdm-greeter"], _NOBODY)
-    | dict.fromkeys(["dovecot", "imap", "pop3", "smtp", "openvpn", "ppp", "samba", "vsftpd", "proftpd"], _ONE_PROMPT)
-    | dict.fromkeys(["xrdp-sesman", "saslauthd", "exim4", "polkit-1", "textgate-api"], _ONE_PROMPT)
-    | dict.fromkeys(["i3lock", "kde", "physlock", "swaylock", "vlock", "xlock", "xscreensaver"], _AS_USER)
-)
-
-
-class PamAdminError(TextgateError):
-    """A change was not made, or was taken back; the message says how the files are now."""
-
-
-class Condition(Enum):
-    """How the files of a guarded service are, compared with what was written."""
-
-    WHOLE = "whole"
-    HALF = "half"  # some are as they were before: a change was broken off
-    CHANGED = "changed"  # somebody has changed one since
-
-
-@dataclass(frozen=True)
-class FileChange:
-    """One file as it is and as it is to be; None where it doesn't exist."""
-
-    path: str
-    before: bytes | None
-    after: bytes | None
-
-    def diff(self) -> str:
-        """The change as a unified diff."""
-        old, new = (_lines(content) for content in (self.before, self.after))
-        former, present = ("/dev/null" if content is None else self.path for content in (self.before, self.after))
-        return "".join(difflib.unified_diff(old, new, former, present))
-
-
-@dataclass(frozen=True)
-class Guard:
-    """One service that textgate guards, as STATE_DIR remembers it.
-
-    changes: in the order of writing. started_at: Unix seconds. confirm_by: when a try is taken back unless it is
-    confirmed; None for a firm one. fault: why taking it back failed, "" if it did not.
-    """
-
-    service: str
-    first_factor: FirstFactor
-    changes: tuple[FileChange, ...]
-    started_at: int
-    confirm_by: int | None
-    fault: str = ""
-
-    def is_due(self, now_at: int) -> bool:
-        """Whether a try's time is up; it is, too, when the clock is before its beginning, and says nothing."""
-        return self.confirm_by is not None and not self.started_at <= now_at < self.confirm_by
 
 
 @dataclass(frozen=True)
@@ -135,66 +56,8 @@ class Reverted:
     error: TextgateError | None = None
 
 
-class PamAdmin:
-    """Works on the files below `root`, which is / but for tests. `run` runs a command: exit status and output."""
-
-    def __init__(self, root: str = "/", run: Callable[[Sequence[str]], tuple[int, str]] | None = None) -> None:
-        self._root = Path(root)
-        self._run = run or run_program
-
-    # --- What there is ---
-
-    def read_pam(self, name: str) -> str:
-        """The text that libpam reads for a name: of /etc/pam.d, or else of /usr/lib/pam.d.
-
-        Raises StackError if there is no such file, PamAdminError if it can't be read.
-        """
-        paths = [name] if name.startswith("/") else [f"{PAM_DIR}/{name}", f"{VENDOR_PAM_DIR}/{name}"]
-        for path in paths:
-            content = self._bytes(path)
-            if content is not None:
-                return content.decode(errors="surrogateescape")  # comments may be in any encoding
-        raise StackError(f"{paths[0]}: can't be read", hint=f"see: ls {PAM_DIR}")
-
-    def rules(self, service: str) -> list[Rule]:
-        """The auth stack of a service. Raises StackError."""
-        return read_stack(service, self.read_pam)
-
-    def services(self) -> list[str]:
-        """The services that have textgate's lines, by whoever put them in, and by way of other files too."""
-        return [name for name, rules in self._stacks() if has_block(rules)]
-
-    def services_through(self, service: str) -> list[str]:
-        """The services whose stack goes through the file of this one: itself, and su-l for su."""
-        return [name for name, _ in self._stacks() if service in self._files_of(name)]
-
-    def _files_of(self, service: str) -> set[str]:
-        """Names of the files that a service's stack is read from. Raises StackError."""
-        names: set[str] = set()
-
-        def read(name: str) -> str:
-            names.add(name.removeprefix(f"{PAM_DIR}/"))
-            return self.read_pam(name)
-
-        read_stack(service, read)
-        return names
-
-    def _stacks(self) -> Iterator[tuple[str, list[Rule]]]:
-        """Every service whose files can be read."""
-        names = {
-            path.name
-            for folder in (PAM_DIR, VENDOR_PAM_DIR)
-            if self._at(folder).is_dir()
-            for path in self._at(folder).iterdir()
-            if _is_service(path.name)
-        }
-        for name in sorted(names):
-            with contextlib.suppress(StackError, PamAdminError):
-                yield name, self.rules(name)
-
-    def ways_around(self, service: str) -> tuple[str, ...]:
-        """Lines of a service that let in although textgate says no. Raises StackError."""
-        return ways_around(self.rules(service))
+class PamAdmin(PamState, PamSshd):
+    """Puts textgate's lines into services and takes them out, below `root`, which is / but for tests."""
 
     def asks_anybody(self, service: str) -> bool:
         """Whether codes are texted and asked for after a wrong password too; not where sshd wants a key before.
@@ -206,80 +69,6 @@ class PamAdmin:
         return service not in SSHD_SERVICES or not sshd_config.proves_first(
             sshd_config.effective(self.effective_sshd())
         )
-
-    def guard(self, service: str) -> Guard | None:
-        """What is remembered of a service; None if nothing is. Raises PamAdminError if it can't be read."""
-        path = self._state(service)
-        try:
-            kept = json.loads(path.read_bytes())
-            guard = Guard(
-                service=str(kept["service"]),
-                first_factor=FirstFactor(kept["first_factor"]),
-                changes=tuple(
-                    FileChange(str(item["path"]), _decoded(item["before"]), _decoded(item["after"]))
-                    for item in kept["changes"]
-                ),
-                started_at=int(kept["started_at"]),
-                confirm_by=None if kept["confirm_by"] is None else int(kept["confirm_by"]),
-                fault=str(kept["fault"]),
-            )
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except PermissionError:
-            raise PamAdminError(f"{path}: can't be read", hint="run it with sudo") from None
-        except (OSError, ValueError, KeyError, TypeError):
-            guard = None
-        # A damaged file must not make textgate write anywhere else.
-        paths = [change.path for change in guard.changes] if guard else []
-        if guard is None or guard.service != service or not {*paths} <= {f"{PAM_DIR}/{service}", DROP_IN}:
-            raise PamAdminError(
-                f"{path}: is damaged, what {service}'s files were before is not known any more",
-                hint=f"textgate pam disable {service} takes textgate's lines out all the same",
-            )
-        return guard
-
-    def remembered(self) -> list[str]:
-        """The services that something is remembered of, readable or not."""
-        folder = self._at(STATE_DIR)
-        try:
-            return sorted(path.stem for path in folder.iterdir() if path.suffix == ".json" and _is_service(path.stem))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except PermissionError:
-            raise PamAdminError(f"{folder}: can't be read", hint="run it with sudo") from None
-
-    def guards(self) -> list[Guard]:
-        """All that is remembered and can be read, by service."""
-        found = []
-        for service in self.remembered():
-            with contextlib.suppress(PamAdminError):
-                guard = self.guard(service)
-                if guard is not None:
-                    found.append(guard)
-        return found
-
-    def pending(self) -> list[Guard]:
-        """The tries that are neither confirmed nor taken back."""
-        return [guard for guard in self.guards() if guard.confirm_by is not None]
-
-    def condition(self, guard: Guard) -> Condition:
-        """How a service's files are now."""
-        are = [(self._bytes(change.path), change) for change in guard.changes]
-        if all(content == change.after for content, change in are):
-            return Condition.WHOLE
-        if all(content in (change.after, change.before) for content, change in are):
-            return Condition.HALF
-        return Condition.CHANGED
-
-    def marked(self) -> list[str]:
-        """The services with lines of textgate's making in a file of their own; a link has none."""
-        found = []
-        for path in sorted(self._at(PAM_DIR).iterdir()) if self._at(PAM_DIR).is_dir() else ():
-            with contextlib.suppress(PamAdminError):  # a folder, say: what can't be read was not written by `enable`
-                content = self._bytes(f"{PAM_DIR}/{path.name}") or b""
-                if _is_service(path.name) and not path.is_symlink() and has_mark(content.decode(errors="replace")):
-                    found.append(path.name)
-        return found
 
     # --- Changing it ---
 
@@ -334,10 +123,6 @@ class PamAdmin:
         if before is not None:
             return before, before.decode(errors="surrogateescape")
         return None, self.read_pam(f"{VENDOR_PAM_DIR}/{service}" if path in known else service)
-
-    def planned_rules(self, service: str, text: str) -> list[Rule]:
-        """The stack of a service as it would be with this text for its own file. Raises StackError."""
-        return read_stack(service, lambda name: text if name == service else self.read_pam(name))
 
     def _check_stack(self, service: str, text: str, first_factor: FirstFactor) -> None:
         """Nobody gets around the lines, a right code gets through them, and nobody is asked twice or without need."""
@@ -400,7 +185,7 @@ class PamAdmin:
             except BaseException as error:
                 self._roll_back(service, changes)
                 if isinstance(error, OSError):
-                    raise _not_written(service, error) from None
+                    raise not_written(service, error) from None
                 raise
             return changes
 
@@ -445,7 +230,7 @@ class PamAdmin:
         Returns what was changed. Raises PamAdminError when the lines can't be told from an administrator's, or when
         they are not of `enable`'s making; then nothing was changed.
         """
-        _check_name(service)
+        check_name(service)
         with self._alone():
             return self._take_out(service)
 
@@ -476,7 +261,7 @@ class PamAdmin:
                 self._reload_sshd()
             self._forget(service, is_damaged=guard is None)
         except OSError as error:
-            raise _not_written(service, error) from None
+            raise not_written(service, error) from None
         return tuple(back)
 
     def _way_back(self, path: str, known: FileChange | None, service: str) -> list[FileChange]:
@@ -511,7 +296,7 @@ class PamAdmin:
 
     def confirm(self, service: str) -> bool:
         """Make a try firm. False if there was none. Raises PamAdminError."""
-        _check_name(service)
+        check_name(service)
         with self._alone():
             return self._confirm(self.guard(service))
 
@@ -551,73 +336,6 @@ class PamAdmin:
             self._stop_timer()
         return done
 
-    # --- sshd ---
-
-    def sshd_settings(self) -> list[Setting]:
-        """Every setting of sshd's files in the order in which sshd reads them."""
-        return list(self._settings_of(sshd_config.MAIN_FILE, "", 0))
-
-    def _settings_of(self, path: str, condition: str, nesting: int) -> Iterator[Setting]:
-        text = (self._bytes(path) or b"").decode(errors="replace")
-        lines = ((f"{path}:{number}", line) for number, line in enumerate(text.splitlines(), start=1))
-        for setting in sshd_config.read_settings(lines, condition=condition):
-            yield setting
-            if setting.keyword == "include" and nesting < 16:
-                for pattern in setting.value.split():
-                    whole = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
-                    for found in sorted(glob.glob(str(self._at(whole)))):  # noqa: PTH207  # an absolute pattern
-                        inner = "/" + str(Path(found).relative_to(self._root))
-                        yield from self._settings_of(inner, setting.condition, nesting + 1)
-
-    def effective_sshd(self, user: str = "root") -> str:
-        """What `sshd -T` prints for a user's login from this machine. Raises PamAdminError."""
-        self._make_privsep_folder()
-        # All that a Match line can ask for: without its port, sshd refuses to look at one with LocalPort.
-        login = f"user={user},host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"
-        status, output = self._run(["sshd", "-T", "-C", login])
-        if status != 0:
-            raise PamAdminError("sshd's effective settings can't be read", hint=_last_line(output) or "see: sshd -T")
-        return output
-
-    def _check_sshd(self, first_factor: FirstFactor, *, is_forced: bool) -> None:
-        """sshd takes its files, and they mean what they should. Raises PamAdminError."""
-        self._make_privsep_folder()
-        settings = self.sshd_settings()
-        status, output = self._run(["sshd", "-t"])
-        if status != 0:
-            earlier = list(sshd_config.earlier_faults(settings, first_factor))
-            in_the_way = f"\nsshd reads first: {'; '.join(earlier)}" if earlier else ""
-            raise PamAdminError(
-                "sshd does not take the new settings", hint=(_last_line(output) or "see: sshd -t") + in_the_way
-            )
-        faults = list(sshd_config.effective_faults(self.effective_sshd(), first_factor, settings))
-        if faults:
-            raise PamAdminError(
-                "sshd: " + "; ".join(faults),
-                hint=f"take that line out; {DROP_IN} must be read, and before all that sets the same: "
-                f"`Include /etc/ssh/sshd_config.d/*.conf` at the top of {sshd_config.MAIN_FILE}",
-            )
-        opened = [] if is_forced else list(sshd_config.match_faults(settings, first_factor))
-        if opened:
-            raise PamAdminError(
-                "sshd: some logins would go without a code: " + "; ".join(opened),
-                hint="take these lines out; or, if they are meant: "
-                f"textgate pam try sshd --first-factor {first_factor.value} --force",
-            )
-
-    def _make_privsep_folder(self) -> None:
-        """`sshd -t` wants the folder that its unit makes, and a stopped sshd has none."""
-        with contextlib.suppress(OSError):
-            self._at("/run/sshd").mkdir(mode=0o755, parents=True)
-
-    def _reload_sshd(self) -> None:
-        status, _ = self._run(["systemctl", "is-active", "--quiet", "ssh.service"])
-        if status != 0:
-            return  # not running, or started anew for each connection: it reads its files at the next start
-        status, output = self._run(["systemctl", "reload", "ssh.service"])
-        if status != 0:
-            raise PamAdminError("sshd could not be reloaded", hint=_last_line(output) or "see: systemctl status ssh")
-
     # --- The timer ---
 
     def is_timer_running(self) -> bool:
@@ -629,7 +347,7 @@ class PamAdmin:
         if status != 0:
             raise PamAdminError(
                 "the timer that takes the try back can't be started: nothing was changed",
-                hint=_last_line(output) or f"see: systemctl status {REVERT_TIMER}",
+                hint=last_line(output) or f"see: systemctl status {REVERT_TIMER}",
             )
 
     def _stop_timer(self) -> None:
@@ -639,71 +357,8 @@ class PamAdmin:
 
     # --- Files ---
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One change at a time, and no signal in the middle of it. Raises PamAdminError."""
-        folder = self._at(STATE_DIR)
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise PamAdminError(
-                f"{STATE_DIR}: can't be written, so there would be no way back: {error.strerror}",
-                hint="nothing was changed; run it with sudo, on a disk with room",
-            ) from None
-        try:
-            _lock(handle)
-            former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-            try:
-                yield
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, former)
-        finally:
-            os.close(handle)
-
-    def _at(self, path: str) -> Path:
-        return self._root / path.lstrip("/")
-
-    def _bytes(self, path: str) -> bytes | None:
-        """A file's content, None if there is none. Raises PamAdminError."""
-        try:
-            with self._at(path).open("rb") as file:
-                content = file.read(FILES_MAX_BYTES + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise PamAdminError(f"{path}: can't be read: {error.strerror}", hint="run it with sudo") from None
-        if len(content) > FILES_MAX_BYTES:
-            raise PamAdminError(f"{path}: is too large to be a configuration")
-        return content
-
-    def _state(self, service: str) -> Path:
-        return self._at(STATE_DIR) / f"{service}.json"
-
-    def _remember(self, guard: Guard) -> None:
-        kept = {
-            "version": VERSION,
-            "service": guard.service,
-            "first_factor": guard.first_factor.value,
-            "changes": [
-                {"path": change.path, "before": _encoded(change.before), "after": _encoded(change.after)}
-                for change in guard.changes
-            ],
-            "started_at": guard.started_at,
-            "confirm_by": guard.confirm_by,
-            "fault": guard.fault,
-        }
-        try:
-            replace_file(self._state(guard.service), json.dumps(kept, indent=1).encode() + b"\n", mode=0o600)
-        except OSError as error:
-            raise _not_written(guard.service, error) from None
-
     def _forget(self, service: str, *, is_damaged: bool = False) -> None:
-        path = self._state(service)
-        if is_damaged and path.exists():
-            path.replace(path.with_suffix(".damaged"))  # the former bytes may still be readable to a person
-        path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        super()._forget(service, is_damaged=is_damaged)
         self._stop_timer()
 
     def _remove_rests(self, path: str) -> None:
@@ -720,69 +375,3 @@ class PamAdmin:
             return
         target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         replace_file(target, content, mode=0o644)
-
-
-def check_service(service: str) -> str:
-    """The name, if it is a PAM service that can ask for a code. Raises PamAdminError."""
-    _check_name(service)
-    if service.startswith("common-") or service in ("textgate", "other"):
-        raise PamAdminError(
-            f"{service} is no service of its own", hint="name a service such as sshd or sudo, or use pam-auth-update"
-        )
-    if service in UNSUITABLE:
-        raise PamAdminError(f"{service} can't ask for a code: {UNSUITABLE[service]}", hint="leave it as it is")
-    return service
-
-
-def _check_name(service: str) -> None:
-    if not _is_service(service) and service != "textgate":
-        raise PamAdminError("there is no such PAM service", hint=f"see: ls {PAM_DIR}")
-
-
-def _is_service(name: str) -> bool:
-    return (
-        len(name) <= SERVICE_MAX_LENGTH
-        and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
-        and name != "textgate"
-        and not name.endswith("~")
-        and ".dpkg-" not in name
-    )
-
-
-def _lock(handle: int) -> None:
-    give_up_at = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > give_up_at:
-                raise PamAdminError(
-                    "another `textgate pam` is at work", hint="nothing was changed; try again when it is done"
-                ) from None
-            time.sleep(LOCK_POLL_S)
-
-
-def _not_written(service: str, error: OSError) -> PamAdminError:
-    return PamAdminError(
-        f"{service}: can't be changed: {error.strerror}",
-        hint="is the disk full or read-only? then say the same again; `textgate pam status` shows how it is now",
-    )
-
-
-def _lines(content: bytes | None) -> list[str]:
-    text = "" if content is None else content.decode(errors="replace")
-    return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
-
-
-def _encoded(content: bytes | None) -> str | None:
-    return None if content is None else base64.b64encode(content).decode()
-
-
-def _decoded(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text, validate=True)
-
-
-def _last_line(output: str) -> str:
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else ""

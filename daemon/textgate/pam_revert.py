@@ -14,7 +14,8 @@ import tomllib
 from pathlib import Path
 
 from . import admin_client
-from .pam_admin import Guard, PamAdmin
+from .pam_admin import PamAdmin
+from .pam_state import Guard
 
 CONFIG_PATH = "/etc/textgate/textgate.toml"
 ADMIN_SOCKET = "/run/textgate/admin.sock"

@@ -34,7 +34,19 @@ sys.path[:0] = [str(REPOSITORY / "daemon"), str(REPOSITORY / "pam_helper")]
 
 import click  # noqa: E402
 
-from textgate import __version__, cli, cli_setup, codes, config, directory, pam_admin, server, sshd_config  # noqa: E402
+from textgate import (  # noqa: E402
+    __version__,
+    cli,
+    cli_setup,
+    codes,
+    config,
+    directory,
+    pam_admin,
+    pam_files,
+    pam_state,
+    server,
+    sshd_config,
+)
 from textgate.audit import Event  # noqa: E402
 from textgate.errors import ExitCode  # noqa: E402
 from textgate.pam_stack import FirstFactor, body_lines  # noqa: E402
@@ -254,7 +266,7 @@ def service_lines(_page: Page, first_factor: str) -> Iterator[str]:
 def unsuitable(_page: Page) -> Iterator[str]:
     """The services in which `textgate pam` puts no lines, and why."""
     reasons: dict[str, list[str]] = {}
-    for service, reason in pam_admin.UNSUITABLE.items():
+    for service, reason in pam_files.UNSUITABLE.items():
         reasons.setdefault(reason, []).append(f"`{service}`")
     for reason, services in reasons.items():
         yield from (f"- {', '.join(sorted(services))}: {plain(reason)}", "")
@@ -294,7 +306,7 @@ VALUES = {
     "helper_let_in_text": textgate_pam.LET_IN_TEXT,
     "fail_open_id": textgate_pam.FAIL_OPEN_MESSAGE_ID,
     "drop_in": sshd_config.DROP_IN,
-    "state_dir": pam_admin.STATE_DIR,
+    "state_dir": pam_state.STATE_DIR,
     "revert_timer": pam_admin.REVERT_TIMER,
 }
 

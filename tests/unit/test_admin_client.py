@@ -13,8 +13,9 @@ import pytest
 
 from textgate import admin_client, pam_revert
 from textgate.errors import DaemonUnavailable
-from textgate.pam_admin import LOCK_WAIT_S, Guard, PamAdmin
+from textgate.pam_admin import PamAdmin
 from textgate.pam_stack import FirstFactor
+from textgate.pam_state import LOCK_WAIT_S, Guard
 
 SERVICES_AT_ONCE = 6  # sshd, sudo, sudo-i, login, su and su-l
 

@@ -18,8 +18,9 @@ from textgate import admin_client, cli_pam, way_in
 from textgate.cli import main
 from textgate.cli_base import Context
 from textgate.errors import DaemonUnavailable, UsageError
-from textgate.pam_admin import STATE_DIR, PamAdmin
+from textgate.pam_admin import PamAdmin
 from textgate.pam_stack import FirstFactor, Rule
+from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
 from textgate.sshd_config import DROP_IN, wanted
 

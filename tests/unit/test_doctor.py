@@ -21,8 +21,9 @@ from textgate.cli import main
 from textgate.credstore import DROP_IN, PLAIN_FOLDER, Credstore
 from textgate.doctor import Finding, Level, Machine, examine
 from textgate.errors import TextgateError
-from textgate.pam_admin import STATE_DIR, PamAdmin
+from textgate.pam_admin import PamAdmin
 from textgate.pam_stack import END_MARK, FirstFactor
+from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
 from textgate.sshd_config import wanted
 from textgate.way_in import Logins

@@ -14,20 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from textgate import pam_admin
+from textgate import pam_files, pam_state
 from textgate.errors import TextgateError
-from textgate.pam_admin import (
-    REVERT_TIMER,
-    STATE_DIR,
-    UNSUITABLE,
-    Condition,
-    FileChange,
-    Guard,
-    PamAdmin,
-    PamAdminError,
-    check_service,
-)
+from textgate.pam_admin import REVERT_TIMER, PamAdmin
+from textgate.pam_files import UNSUITABLE, PamAdminError, check_service
 from textgate.pam_stack import BEGIN_MARK, FirstFactor, StackError
+from textgate.pam_state import STATE_DIR, Condition, FileChange, Guard
 from textgate.sshd_config import DROP_IN
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
@@ -537,7 +529,7 @@ def test_two_at_once_make_one_change(admin: PamAdmin, root: Path) -> None:
 
 def test_other_command_that_holds_on_is_told(admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enable(admin)
-    monkeypatch.setattr(pam_admin, "LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr(pam_state, "LOCK_WAIT_S", 0.0)
     handle = os.open(root / STATE_DIR.lstrip("/") / ".lock", os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -796,7 +788,7 @@ def test_damaged_try_does_not_hold_up_others(admin: PamAdmin, root: Path) -> Non
 
 def test_what_is_no_file_of_pam_beside_the_services_is_no_service(admin: PamAdmin, root: Path) -> None:
     (root / "etc/pam.d/backup").mkdir()
-    (root / "etc/pam.d/backup.tar").write_bytes(bytes(pam_admin.FILES_MAX_BYTES + 1))
+    (root / "etc/pam.d/backup.tar").write_bytes(bytes(pam_files.FILES_MAX_BYTES + 1))
     enable(admin)
     assert admin.services() == admin.marked() == ["sudo"]
     assert admin.services_through("sudo") == ["sudo"]

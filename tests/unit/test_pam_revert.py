@@ -11,9 +11,10 @@ import pytest
 
 from textgate import admin_client, pam_revert
 from textgate.errors import DaemonUnavailable, TextgateError
-from textgate.pam_admin import Guard, PamAdmin, Reverted
+from textgate.pam_admin import PamAdmin, Reverted
 from textgate.pam_revert import ADMIN_SOCKET, admin_socket, has_passed, main
 from textgate.pam_stack import FirstFactor
+from textgate.pam_state import Guard
 
 GUARD = Guard("su", FirstFactor.PASSWORD, (), 1000, 1060)
 
