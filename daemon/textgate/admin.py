@@ -222,7 +222,7 @@ def _status(call: Call) -> dict[str, Any]:
         "counts": call.daemon.counts.read(),
         "store": store,
         "gateway": {
-            # None where the API in use can't be asked.
+            # None where the account can't be asked.
             "is_up": None if credit.reason is SendReason.UNSUPPORTED else credit.amount is not None,
             "reason": credit.reason.value,
             "credit": None if credit.amount is None else str(credit.amount),

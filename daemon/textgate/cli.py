@@ -126,7 +126,7 @@ def _show_status(result: Mapping[str, Any]) -> None:
 
 def _gateway_words(gateway: Mapping[str, Any]) -> str:
     if gateway["is_up"] is None:
-        return "can't be asked over this API; try: textgate send-test"
+        return "its credit is not known; to prove that it works: textgate send-test"
     if not gateway["is_up"]:
         return f"NOT USABLE: {gateway['reason']}"
     return f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()

@@ -302,7 +302,7 @@ def _gateway(machine: Machine) -> Iterator[Finding]:
         return
     gateway = machine.status["gateway"]
     if gateway["is_up"] is None:
-        yield Finding("gateway", Level.OK, "can't be asked over this API; `textgate send-test` proves it")
+        yield Finding("gateway", Level.OK, "its credit is not known; `textgate send-test` proves that it works")
     elif not gateway["is_up"]:
         remedy = {"credentials": "textgate setup", "clock": "timedatectl set-ntp true"}
         yield Finding(

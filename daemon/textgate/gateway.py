@@ -42,6 +42,7 @@ from .gateway_outcomes import (
     parse_retry_after,
     read_credit_answer,
     read_messaging_answer,
+    read_messaging_credit_answer,
     read_rest_answer,
 )
 from .gateway_transport import DeadlineAdapter, TransportFault, tls_context
@@ -149,14 +150,16 @@ class _HttpGateway(ABC):
     def credit(self) -> Credit:
         """See `Gateway.credit`."""
         started_at = self._wall_clock()
-        exchanged = self._exchange("GET", "/rest/me", None, self._clock() + self._config.total_timeout_s)
+        # The newer API has no such question of its own: it is the platform that is asked, by either API.
+        address = self._config.url + "/rest/me"
+        exchanged = self._exchange("GET", address, None, self._clock() + self._config.total_timeout_s)
         if isinstance(exchanged, TransportFault):
             return Credit(exchanged.reason, http_status=exchanged.status)
         date_at = parse_date(exchanged.date)
         # The service's date is of some moment between request and answer, and cut to whole seconds.
         middle_at = (started_at + self._wall_clock()) / 2
         skew_s = None if date_at is None else middle_at - (date_at + 0.5)
-        return read_credit_answer(exchanged.status, exchanged.body, clock_skew_s=skew_s)
+        return self._read_credit(exchanged.status, exchanged.body, skew_s)
 
     def close(self) -> None:
         """See `Gateway.close`."""
@@ -166,6 +169,11 @@ class _HttpGateway(ABC):
     def _platform(url: str) -> str:
         """The API's base address for the configured one."""
         return url
+
+    @staticmethod
+    def _read_credit(status: int, body: bytes, skew_s: float | None) -> Credit:
+        """What the answer to a question for the balance means."""
+        return read_credit_answer(status, body, clock_skew_s=skew_s)
 
     @abstractmethod
     def _payload(self, msisdn: int, text: str, validity_s: int, userref: str) -> dict[str, Any]:
@@ -197,7 +205,7 @@ class _HttpGateway(ABC):
 
     def _attempt(self, payload: Mapping[str, Any], deadline_at: float) -> Reading:
         """One signed request and what came of it."""
-        exchanged = self._exchange("POST", self._path, payload, deadline_at)
+        exchanged = self._exchange("POST", self._base_url + self._path, payload, deadline_at)
         if isinstance(exchanged, TransportFault):
             return self._read_fault(exchanged)
         return self._read(exchanged)
@@ -219,7 +227,7 @@ class _HttpGateway(ABC):
         return Reading(Outcome.UNKNOWN, fault.reason, http_status=fault.status)
 
     def _exchange(
-        self, method: str, path: str, payload: Mapping[str, Any] | None, deadline_at: float
+        self, method: str, address: str, payload: Mapping[str, Any] | None, deadline_at: float
     ) -> _Answer | TransportFault:
         """One exchange on a connection of its own. Anything unexpected becomes an INTERNAL fault."""
         with self._connections.borrow() as adapter:
@@ -227,7 +235,7 @@ class _HttpGateway(ABC):
             try:
                 # No Session of requests: it would add environment, cookies and redirects, all unwanted here.
                 request = requests.PreparedRequest()
-                request.prepare(method, self._base_url + path, headers=_HEADERS, json=payload, auth=self._auth)
+                request.prepare(method, address, headers=_HEADERS, json=payload, auth=self._auth)
                 response = adapter.send(request)
                 return _Answer(
                     response.status_code,
@@ -268,9 +276,9 @@ class MessagingGateway(_HttpGateway):
 
     _path = "/mobile/single"
 
-    def credit(self) -> Credit:
-        """Not to be had: this API has no question for it."""
-        return Credit(SendReason.UNSUPPORTED)
+    @staticmethod
+    def _read_credit(status: int, body: bytes, skew_s: float | None) -> Credit:
+        return read_messaging_credit_answer(status, body, clock_skew_s=skew_s)
 
     @staticmethod
     def _platform(url: str) -> str:

@@ -13,7 +13,7 @@ import email.utils
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from decimal import Decimal
 from enum import Enum
@@ -56,7 +56,7 @@ class SendReason(Enum):
     RESET = "reset"  # the connection broke before the answer was whole
     BAD_ANSWER = "bad_answer"  # an answer that can't be read
     # Ours.
-    UNSUPPORTED = "unsupported"  # the API in use doesn't offer it (the balance, on the Messaging API)
+    UNSUPPORTED = "unsupported"  # this account can't be asked for its balance (some on the Messaging API)
     INTERNAL = "internal"  # a fault of textgate itself
 
 
@@ -208,6 +208,7 @@ _REFUSING_STATUSES: Mapping[int, SendReason] = {
     429: SendReason.THROTTLED,
 }
 _MESSAGING_STATUSES: Mapping[int, SendReason] = {**_REFUSING_STATUSES, 403: SendReason.CREDENTIALS}
+_NOT_TOLD_STATUSES = (401, 403)
 # The field that the Messaging API's 422 complains about: {"detail": [{"loc": ["body", FIELD], ...}]}.
 _REASON_BY_FIELD: Mapping[str, SendReason] = {
     "recipient": SendReason.NUMBER,
@@ -360,6 +361,18 @@ def read_credit_answer(status: int, body: bytes, *, clock_skew_s: float | None) 
         code=reading.code,
         incident=reading.incident,
     )
+
+
+def read_messaging_credit_answer(status: int, body: bytes, *, clock_skew_s: float | None) -> Credit:
+    """As `read_credit_answer`, for a token of the Messaging API.
+
+    It opens /rest/me for some accounts and not for others. 401 and 403 are no word on the token, which may send
+    texts all the same: the balance is not known, and nothing else is.
+    """
+    credit = read_credit_answer(status, body, clock_skew_s=clock_skew_s)
+    if status in _NOT_TOLD_STATUSES:
+        return replace(credit, reason=SendReason.UNSUPPORTED)
+    return credit
 
 
 # --- Pieces of foreign text -> checked values, or None. ---

@@ -131,8 +131,9 @@ def test_messaging_send(fake: FakeGatewayAPI, make: Maker) -> None:
     assert (message.msisdn, message.text, message.validity_period_s) == (MSISDN, TEXT.reveal(), 300)
 
 
-def test_credit(fake: FakeGatewayAPI, make: Maker) -> None:
-    gateway = make(fake.url)
+@pytest.mark.parametrize("kind", [RestGateway, MessagingGateway])
+def test_credit(fake: FakeGatewayAPI, make: Maker, kind: type[HttpGateway]) -> None:
+    gateway = make(fake.url, kind)
     fake.credit = Decimal("12.50")
     credit = gateway.credit()
     assert (credit.reason, credit.amount, credit.currency) == (R.ACCEPTED, Decimal("12.5"), "DKK")

@@ -395,7 +395,7 @@ def _status(**changes: dict[str, Any]) -> bytes:
         (_status(store={"is_durable": False}), 0, ["NOT DURABLE: set appendonly yes"]),
         (_ok(STATUS | {"store": {"is_up": False, "error": "redis: TimeoutError"}}), 1, ["AWAY: redis: TimeoutError"]),
         (_status(gateway={"is_up": False, "reason": "credit"}), 1, ["NOT USABLE: credit"]),
-        (_status(gateway={"is_up": None, "reason": "unsupported"}), 0, ["can't be asked over this API"]),
+        (_status(gateway={"is_up": None, "reason": "unsupported"}), 0, ["credit is not known"]),
         (_status(gateway={"currency": None}), 0, ["ok, credit 25.00"]),
     ],
 )

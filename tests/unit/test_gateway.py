@@ -981,10 +981,28 @@ def test_credit_is_signed(service: responses.RequestsMock, fake_time: FakeTime) 
     assert fields["oauth_signature"] == signature("GET", ME_URL, fields, SECRET)
 
 
-def test_messaging_has_no_balance(service: responses.RequestsMock, fake_time: FakeTime) -> None:
+def test_messaging_account_is_asked_on_the_platform_with_its_token(
+    service: responses.RequestsMock, fake_time: FakeTime
+) -> None:
+    service.add("GET", ME_URL, json={"credit": "12.50", "currency": "DKK"})
+    credit = messaging(fake_time).credit()
+    assert (credit.reason, credit.amount, credit.currency) == (R.ACCEPTED, Decimal("12.50"), "DKK")
+    assert service.calls[0].request.headers["Authorization"] == f"Token {TOKEN}"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("body", [b"", b'{"code": "0x0229"}', b'{"description": "Forbidden", "detail": []}'])
+def test_messaging_account_that_tells_no_balance_is_not_called_wrong(
+    status: int, body: bytes, service: responses.RequestsMock, fake_time: FakeTime
+) -> None:
+    service.add("GET", ME_URL, status=status, body=body)
     credit = messaging(fake_time).credit()
     assert (credit.reason, credit.amount, credit.is_alert) == (R.UNSUPPORTED, None, False)
-    assert len(service.calls) == 0
+
+
+def test_messaging_account_that_breaks_is_told_as_such(service: responses.RequestsMock, fake_time: FakeTime) -> None:
+    service.add("GET", ME_URL, status=500)
+    assert messaging(fake_time).credit().reason is R.SERVER_ERROR
 
 
 # --- pieces -----------------------------------------------------------------------------------------------
