@@ -133,7 +133,7 @@ def gather(verb: str, until: float) -> dict[bytes, bytes]:
     parent = posix.getppid()
     fields[b"PPID"] = b"%d" % parent
     try:  # noqa: SIM105 - contextlib is no built-in module
-        fields[b"PPID_START"] = start_ticks(read(f"/proc/{parent}/stat"))
+        fields[b"PPID"], fields[b"PPID_START"] = login_process(parent, is_ssh=fields.get(b"PAM_TTY") == b"ssh")
     except OSError:
         pass  # the daemon then refuses, since it can't tell this login from another
     if verb == "check":
@@ -157,15 +157,40 @@ def pick(untrusted_environ: bytes) -> dict[bytes, bytes]:
     return {name: found[name] for name in ENVIRON_NAMES if name in found}
 
 
-def start_ticks(stat: bytes) -> bytes:
-    """Field 22 of /proc/PID/stat, in clock ticks after boot (proc(5)). Raises ValueError.
+def login_process(parent: int, *, is_ssh: bool) -> tuple[bytes, bytes]:
+    """Pid and start (clock ticks after boot) of the process that lives as long as the login.
+
+    That is the helper's parent, which runs PAM. But sshd forks a new one for each attempt in a connection, from the
+    process that it has made for the connection and has made the leader of a session (setsid). Where the kernel does
+    not show exactly this picture, the parent counts: it is never shared by two connections.
+    Raises OSError, ValueError.
+    """
+    name, above, session, start = stat_fields(read(f"/proc/{parent}/stat"))
+    if is_ssh and above == session != b"0":
+        try:
+            leader = stat_fields(read(f"/proc/{above.decode()}/stat"))
+        except (OSError, ValueError):
+            leader = (b"", b"", b"", b"")
+        # A super server that starts sshd in its own session has another name, and serves several connections.
+        if (leader[0], leader[2]) == (name, session) and int(leader[3]) <= int(start):
+            return above, leader[3]
+    return b"%d" % parent, start
+
+
+def stat_fields(stat: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Name, parent, session and start of a process: fields 2, 4, 6 and 22 of /proc/PID/stat (proc(5)).
 
     Field 2, the program's name, may hold spaces and parentheses: count from the last closing one.
+    Raises ValueError.
     """
-    after_name = stat[stat.rindex(b")") + 1 :].split()
-    if len(after_name) < 20 or not after_name[19].isdigit():
+    name, parenthesis, rest = stat.rpartition(b")")
+    after_name = rest.split()
+    if not parenthesis or len(after_name) < 20:
         raise ValueError("unknown form of /proc/PID/stat")
-    return after_name[19]
+    above, session, start = after_name[1], after_name[3], after_name[19]
+    if not (above.isdigit() and session.isdigit() and start.isdigit()):
+        raise ValueError("unknown form of /proc/PID/stat")
+    return name.partition(b"(")[2], above, session, start
 
 
 def read(path: str) -> bytes:

@@ -26,6 +26,7 @@ from typing import Any
 
 from . import __version__, admin, memory, texts, wiring
 from .audit import Audit, Event, Priority, choose_sink
+from .boot import boot_id
 from .config import DEFAULT_PATH, Config, DaemonConfig
 from .dispatcher import Dispatcher
 from .errors import ExitCode, ProtocolError, TextgateError
@@ -87,6 +88,7 @@ class Server:
         self._admin_connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._signals: list[int] = []
+        self._boot_id = boot_id(os.environ)
         self.counts = admin.Counts()
         self._for_admins = admin.Daemon(lambda: self._services, self.counts, audit, self._reload)
 
@@ -221,7 +223,7 @@ class Server:
             if has_gone(connection):
                 raise ProtocolError("gone")
             request = parse_request(untrusted)
-            session = build_session(request.fields, services.config.services.ssh)
+            session = build_session(request.fields, services.config.services.ssh, self._boot_id)
             if request.fields.get("PAM_TYPE") != "auth":
                 raise ProtocolError("pam_type")
             if request.verb is Verb.CHECK and request.code is not None:

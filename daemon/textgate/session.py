@@ -50,7 +50,7 @@ class Session:
 
     user: as typed, checked by nobody; lists and keys go by the account's name. source: sshd's peer, None
     elsewhere. key_fingerprint: "SHA256:…" of the key that sshd accepted, None without exactly one plain key.
-    session_id: 32 hex digits, the same in every request of one login and in no other login.
+    session_id: 32 hex digits, the same in every request of one login and in no other login, of any boot.
     """
 
     user: str = field(repr=False)
@@ -61,10 +61,11 @@ class Session:
     session_id: str
 
 
-def build_session(fields: Mapping[str, str], ssh_services: tuple[str, ...]) -> Session:
+def build_session(fields: Mapping[str, str], ssh_services: tuple[str, ...], boot_id: str = "") -> Session:
     """Read the fields of a request (PAM_USER, PAM_SERVICE, PAM_TTY, PPID, PPID_START, SSH_…).
 
-    ssh_services: the services whose SSH_ fields are sshd's own word.
+    ssh_services: the services whose SSH_ fields are sshd's own word. boot_id: of the machine since it was last
+    started; pids and start times come again after the next start, and on other machines.
     Raises ProtocolError with a fixed reason if a field that must be there is missing or malformed.
     """
     user = fields.get("PAM_USER", "")
@@ -77,9 +78,11 @@ def build_session(fields: Mapping[str, str], ssh_services: tuple[str, ...]) -> S
     if service in ssh_services and tty == "ssh":
         connection, auth_info = fields.get("SSH_CONNECTION", ""), fields.get("SSH_AUTH_INFO_0", "")
     source = source_address(connection)
-    # sshd makes a new PAM process for each attempt in a connection, so its parent pid says nothing; sudo, su
-    # and login keep theirs, and have no connection.
-    parts = ("local", service, tty, *parent) if source is None else ("ssh", service, connection)
+    # The process is the login's own. Addresses and ports add nothing to that where all is well, but they are sshd's
+    # word and not the helper's. A program that authenticates for several people in one process shows them apart by
+    # PAM_RHOST and PAM_RUSER, if at all.
+    peer = (tty, fields.get("PAM_RHOST", ""), fields.get("PAM_RUSER", "")) if source is None else (connection,)
+    parts = ("local" if source is None else "ssh", boot_id, service, *peer, *parent)
     return Session(
         user=user,
         service=service,

@@ -431,6 +431,30 @@ def test_code_is_good_for_its_session_only(daemon: Textgated, gateway: FakeGatew
     assert daemon.check(first, port=50001) == ("pass", "")
 
 
+def test_code_is_good_for_its_connection_and_not_for_the_next_from_the_same_port(
+    daemon: Textgated, gateway: FakeGatewayAPI
+) -> None:
+    connection = fields(PPID="200", PPID_START="2000")
+    daemon.ask("begin", connection)
+    code = gateway.last_code(PHONE)
+    for other in ({"PPID": "201"}, {"PPID_START": "2001"}):
+        daemon.ask("begin", connection | other)
+        assert daemon.ask("check", connection | other | {"CODE": code})[0] == "deny"
+    assert daemon.ask("check", connection | {"CODE": code}) == ("pass", "")
+
+
+def test_helper_that_is_replaced_during_a_login_lets_nobody_in_with_its_code(
+    daemon: Textgated, gateway: FakeGatewayAPI
+) -> None:
+    """A former helper names the process of the attempt, the present one that of the connection."""
+    attempt, connection = fields(PPID="300"), fields(PPID="200")
+    for before, after in ((attempt, connection), (connection, attempt)):
+        daemon.ask("begin", before)
+        code = gateway.last_code(PHONE)
+        assert daemon.ask("check", after | {"CODE": code})[0] == "deny"
+    assert daemon.ask("check", connection | {"CODE": code}) == ("pass", "")  # of one helper, all is as ever
+
+
 def test_sudo_goes_by_its_parent_and_not_by_what_it_calls_ssh(daemon: Textgated, gateway: FakeGatewayAPI) -> None:
     sudo = fields(service="sudo", PAM_TTY="/dev/pts/1")
     daemon.ask("begin", sudo)
@@ -1199,6 +1223,7 @@ def test_fault_that_nobody_foresaw_is_a_denial_with_an_alert() -> None:
     server.counts = type("Counts", (), {"add": staticmethod(counted.append)})
     server._audit = type("Audit", (), {"event": staticmethod(lambda *_args, **fields: events.append(fields))})
     server._config = Config(path="test").daemon
+    server._boot_id = ""
     server._services = type("Services", (), {"config": Config(path="test"), "verifier": Broken()})
     ours, theirs = socket.socketpair()
     with ours, theirs:

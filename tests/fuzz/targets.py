@@ -258,7 +258,7 @@ def helper_input(data: bytes) -> None:
         found = helper.pick(data)
         assert all(b"\0" not in value for value in found.values())
     with contextlib.suppress(ValueError):
-        assert helper.start_ticks(data).isdigit()
+        assert all(number.isdigit() for number in helper.stat_fields(data)[1:])
     options = helper.parse(data.decode(errors="replace").split("\0"))
     if options is not None:
         verb, path, deadline_s, _ = options

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -131,14 +131,14 @@ class Doors:
 
     # --- The doors ---
 
-    def ssh(self, *methods: str, user: str = ALICE, command: str = PROVE) -> Login:
-        """An ssh client that offers these methods only."""
+    def ssh(self, *methods: str, user: str = ALICE, command: str = PROVE, own: Sequence[str] = ()) -> Login:
+        """An ssh client that offers these methods only. own: options that go before the usual ones."""
         options = [
             "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "NumberOfPasswordPrompts=1",
             f"PreferredAuthentications={','.join(methods)}", f"IdentityFile={KEY}", "IdentitiesOnly=yes",
             f"PubkeyAuthentication={'yes' if 'publickey' in methods else 'no'}",
         ]  # fmt: skip
-        words = [word for option in options for word in ("-o", option)]
+        words = [word for option in (*own, *options) for word in ("-o", option)]
         return Login(self.machine.spawn(["ssh", "-tt", *words, f"{user}@localhost", command]))
 
     def sudo(self, *, is_login: bool = False) -> Login:

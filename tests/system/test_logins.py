@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from rig import from_port
 from system.doors import CODE, PASSWORD, PASSWORDS, Doors, Login, login_to_code, su_to_code, sudo_to_code
 from system.machines import Machine
-from system.setting import ALICE, Gateway
+from system.setting import ALICE, PLACE, Gateway
 
 WRONG = "000000"
 SERVICES = ("sudo", "sudo-i", "su", "login")
@@ -88,6 +90,52 @@ def test_ssh_refuses_three_wrong_codes(doors: Doors, first_factor: str) -> None:
         for _ in range(3):
             login.answer(CODE, WRONG)
         assert login.is_out()
+
+
+FROM_PORT = f"{PLACE}/from_port.py"
+
+
+@pytest.mark.parametrize("first_factor", ["key", "password"], indirect=True)
+def test_ssh_code_is_good_for_its_connection_and_not_for_the_next_from_the_same_port(
+    doors: Doors, machine: Machine, first_factor: str
+) -> None:
+    machine.write(FROM_PORT, Path(from_port.__file__).read_text())
+    methods = ["publickey", "keyboard-interactive"][first_factor == "password" :]
+
+    def to_code() -> Login:
+        login = doors.ssh(*methods, own=[f"ProxyCommand=python3 {FROM_PORT} 40022 127.0.0.1 22"])
+        if first_factor == "password":
+            login.answer(PASSWORD, PASSWORDS[ALICE])
+        return login
+
+    with to_code() as login:
+        login.expect(CODE)
+        code = doors.next_code()
+    with to_code() as login:
+        login.answer(CODE, code)
+        login.expect("not right")
+        login.answer(CODE, doors.next_code())
+        assert login.is_in()
+    assert machine.journal("-u", "ssh").count("127.0.0.1 port 40022") >= 2
+
+
+@pytest.mark.parametrize("first_factor", ["key", "password"], indirect=True)
+def test_ssh_code_is_good_for_the_next_attempt_in_its_connection(
+    doors: Doors, machine: Machine, first_factor: str
+) -> None:
+    """sshd runs PAM in a new process for each. An empty code asks for a new text; three of them end an attempt."""
+    methods = ["publickey", "keyboard-interactive"][first_factor == "password" :]
+    sent_count = doors.text_count()
+    with doors.ssh(*methods, own=["NumberOfPasswordPrompts=2"]) as login:
+        for attempt in ("first", "second"):
+            if first_factor == "password":
+                login.answer(PASSWORD, PASSWORDS[ALICE])
+            for _ in range(3 if attempt == "first" else 0):
+                login.answer(CODE, "")
+        login.expect(CODE)
+        login.say([doors.next_code() for _ in range(4)][-1])
+        assert login.is_in()
+    assert doors.text_count() == sent_count + 4
 
 
 WAYS: dict[str, tuple[Callable[[Doors], Login], str]] = {

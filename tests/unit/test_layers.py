@@ -16,7 +16,7 @@ PACKAGE = Path(textgate.__file__).parent
 _MODULES = {
     "core": "errors secret codes msisdn sms texts limits policy protocol session config gateway_outcomes "
     "pam_stack config_edit sshd_config",
-    "adapters": "store gateway gateway_transport directory accounts credentials credstore vault peercred audit "
+    "adapters": "store gateway gateway_transport directory accounts credentials credstore vault peercred boot audit "
     "pam_conversation admin_client journal_reader memory pam_files pam_state pam_sshd pam_admin "
     "pam_dry_run atomic_file programs",
     "shell": "dispatcher verifier wiring admin server client doctor way_in pam_revert service cli cli_base cli_pam "

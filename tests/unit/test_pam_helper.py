@@ -244,7 +244,7 @@ def test_begin_sends_exactly_the_fields_that_are_set(daemon: Daemon) -> None:
         "PAM_TYPE": "auth",
         "PAM_RHOST": "2001:db8::7",
         "PAM_USER": "alice",
-        "PAM_TTY": "ssh",
+        "PAM_TTY": "/dev/pts/3",
         "PAM_RUSER": "",
         "PAM_SERVICE": "sshd",
         "SSH_CONNECTION": "192.0.2.7 40000 198.51.100.1 22",
@@ -259,7 +259,7 @@ def test_begin_sends_exactly_the_fields_that_are_set(daemon: Daemon) -> None:
         b"textgate/1 begin"
         b"\0PAM_USER=alice"
         b"\0PAM_SERVICE=sshd"
-        b"\0PAM_TTY=ssh"
+        b"\0PAM_TTY=/dev/pts/3"
         b"\0PAM_RHOST=2001:db8::7"
         b"\0PAM_RUSER="
         b"\0PAM_TYPE=auth"
@@ -344,15 +344,64 @@ STAT_TAIL = b" S 1 " + b" ".join(b"%d" % number for number in range(5, 53))
     ],
 )
 def test_start_time_is_field_22_whatever_the_program_is_called(name: bytes) -> None:
-    assert helper.start_ticks(b"77 (" + name + b")" + STAT_TAIL + b"\n") == b"22"
+    assert helper.stat_fields(b"77 (" + name + b")" + STAT_TAIL + b"\n") == (name, b"1", b"6", b"22")
 
 
 @pytest.mark.parametrize(
-    "stat", [b"", b"77", b"77 (x)", b"77 (x) S 1 2 3", b"77 (x)" + STAT_TAIL.replace(b"22", b"-2")]
+    "stat",
+    [
+        b"",
+        b"77",
+        b"77 (x)",
+        b"77 (x) S 1 2 3",
+        b"77 (x)" + STAT_TAIL.replace(b"22", b"-2"),
+        b"77 (x)" + STAT_TAIL.replace(b"S 1 ", b"S x "),
+        b"77 (x)" + STAT_TAIL.replace(b" 6 ", b" -6 "),
+    ],
 )
 def test_stat_of_unknown_form_is_refused(stat: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        helper.start_ticks(stat)
+        helper.stat_fields(stat)
+
+
+SSHD_TREE = {  # pid: name, parent, session, start; 30 asks, 20 is the connection's, 10 listens
+    30: ("sshd", 20, 20, 3000),
+    20: ("sshd", 10, 20, 2000),
+    10: ("sshd", 1, 10, 1000),
+}
+OWN, CONNECTION = (b"30", b"3000"), (b"20", b"2000")
+TREES = [
+    ({}, CONNECTION),  # OpenSSH 9.2 of Debian 12
+    ({30: ("sshd-session", 20, 20, 3000), 20: ("sshd-session", 10, 20, 2000)}, CONNECTION),  # 10.0 of Debian 13
+    ({20: ("sshd", 1, 20, 2000)}, CONNECTION),  # a connection that outlives the listener, or a unit of its own
+    ({30: ("sshd", 20, 20, 2000)}, CONNECTION),  # in the same tick
+    ({30: ("sshd", 10, 30, 3000)}, OWN),  # PAM in the connection's process itself
+    ({30: ("sshd", 20, 10, 3000), 20: ("sshd", 10, 10, 2000)}, OWN),  # sshd -d, which makes no session
+    ({30: ("sshd", 20, 20, 3000), 20: ("xinetd", 1, 20, 500)}, OWN),  # started by a server for all of its connections
+    ({30: ("sshd", 20, 0, 3000)}, OWN),  # a leader out of this pid namespace
+    ({30: ("sshd", 0, 0, 3000)}, OWN),
+    ({20: ("sshd", 10, 10, 2000)}, OWN),
+    ({20: ("sshd", 10, 20, 3001)}, OWN),  # the number came round again: no child is older than its parent
+    ({20: None}, OWN),
+]
+
+
+@pytest.mark.parametrize(("changes", "found"), TREES, ids=range(len(TREES)))
+def test_login_by_ssh_is_told_by_the_process_of_its_connection(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[int, Any], found: tuple[bytes, bytes]
+) -> None:
+    tree = SSHD_TREE | changes
+
+    def read(path: str) -> bytes:
+        row = tree[int(path.split("/")[2])]
+        if row is None:
+            raise FileNotFoundError(errno.ENOENT, path)
+        name, parent, session, start = row
+        return f"0 ({name}) S {parent} 0 {session} {'0 ' * 15}{start} 0\n".encode()
+
+    monkeypatch.setattr(helper, "read", read)
+    assert helper.login_process(30, is_ssh=True) == found
+    assert helper.login_process(30, is_ssh=False)[0] == OWN[0]
 
 
 def test_start_time_of_a_parent_with_a_hostile_name(daemon: Daemon) -> None:

@@ -102,12 +102,17 @@ def test_key_is_believed_without_a_readable_connection() -> None:
 
 
 def test_ssh_attempts_in_one_connection_are_one_session() -> None:
-    again = _build(SSH, PPID="4712", PPID_START="123999", PAM_RHOST="client.example", SSH_AUTH_INFO_0="")
+    again = _build(SSH, PAM_RHOST="client.example", SSH_AUTH_INFO_0="")
     assert again.session_id == _build(SSH).session_id
 
 
 def test_sudo_attempts_of_one_process_are_one_session() -> None:
-    assert _build(SUDO).session_id == _build(SUDO, PAM_RUSER="bob", PAM_RHOST="x").session_id
+    assert _build(SUDO).session_id == _build(SUDO, PAM_USER="bob").session_id
+
+
+def test_session_of_another_boot_or_machine_is_another_one() -> None:
+    ids = {build_session(base, SSHD, boot).session_id for base in (SSH, SUDO) for boot in ("0a" * 16, "0b" * 16)}
+    assert len(ids) == 4
 
 
 def test_session_is_the_same_for_every_user() -> None:
@@ -120,6 +125,10 @@ def test_session_is_the_same_for_every_user() -> None:
     [
         (SSH, {"SSH_CONNECTION": "192.0.2.7 50023 198.51.100.1 22"}),  # the next connection
         (SSH, {"SSH_CONNECTION": "192.0.2.8 50022 198.51.100.1 22"}),
+        (SSH, {"PPID": "4712"}),  # the next connection from the same port
+        (SSH, {"PPID_START": "123999"}),
+        (SUDO, {"PAM_RHOST": "192.0.2.7"}),  # a program that authenticates for several people in one process
+        (SUDO, {"PAM_RUSER": "bob"}),
         (SUDO, {"PPID": "4712"}),
         (SUDO, {"PPID_START": "123457"}),  # the pid came round again
         (SUDO, {"PAM_TTY": "/dev/pts/4"}),
@@ -139,9 +148,11 @@ def test_ssh_without_readable_connection_goes_by_process() -> None:
 
 def test_session_id_is_32_hex_digits_and_stays_what_it_is() -> None:
     """Written out, so that an upgrade which changes it is noticed: it ends every login under way."""
-    assert session_id(("ssh", "sshd", CONNECTION)) == _build(SSH).session_id
-    expected = hashlib.sha256(b"3:ssh4:sshd31:" + CONNECTION.encode()).hexdigest()[:32]
-    assert _build(SSH).session_id == expected
+    boot = "0b" * 16
+    session = build_session(SSH, SSHD, boot)
+    assert session.session_id == session_id(("ssh", boot, "sshd", CONNECTION, "4711", "123456"))
+    parts = b"3:ssh32:" + boot.encode() + b"4:sshd31:" + CONNECTION.encode() + b"4:47116:123456"
+    assert session.session_id == hashlib.sha256(parts).hexdigest()[:32]
 
 
 @given(st.lists(st.text(max_size=6), max_size=4), st.lists(st.text(max_size=6), max_size=4))
