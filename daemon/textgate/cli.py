@@ -139,7 +139,8 @@ def doctor(context: Context) -> None:
 
     Exit code 0: all is well; 6: warnings only; 1: something would keep people out, or let somebody in.
     """
-    from .doctor import Level, Machine, examine
+    from .doctor import Machine, examine
+    from .guard_faults import Level
 
     if os.geteuid() != 0:
         raise TextgateError("doctor looks at files and sockets of root", hint="run it with sudo")
@@ -154,6 +155,8 @@ def doctor(context: Context) -> None:
                     "level": finding.level.name.lower(),
                     "message": finding.message,
                     "remedy": finding.remedy,
+                    "service": finding.service,
+                    "fault": finding.fault,
                 }
                 for finding in findings
             ],

@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import re
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
 
 from . import way_in
+from .administrators import enrolled_admins
 from .cli_base import Context, command, complete_services
 from .errors import ExitCode, TextgateError, UsageError
-from .pam_admin import ASKS_ANYBODY_HINT, PamAdmin
+from .guard_faults import Fault, Subject, failures, faults_of
+from .guard_health import health
+from .pam_admin import PamAdmin
 from .pam_dry_run import dry_run
 from .pam_files import SSHD_SERVICES, PamAdminError, check_service
-from .pam_stack import FirstFactor, StackError
-from .pam_state import Condition, FileChange, Guard
+from .pam_stack import FirstFactor
+from .pam_state import Condition, FileChange
+from .pam_status import moment, row_text, service_rows
 from .programs import has_systemd
 from .sshd_config import effective
 
@@ -105,9 +108,12 @@ def guard_service(
     admin = admin or PamAdmin()
     first_factor = FirstFactor(factor or ("key" if service in SSHD_SERVICES else "password"))
     guard = admin.guard(service)
-    if guard is not None and admin.condition(guard) is not Condition.HALF:
+    is_half = guard is not None and admin.condition(guard) is Condition.HALF
+    if not is_half and (guard is not None or service in admin.services()):
+        _require_sound(admin, service)
+    if guard is not None and not is_half:
         admin.enable(service, first_factor, now_at=int(time.time()))
-        words = f"is being tried until {_moment(guard.confirm_by)}; textgate pam confirm {service}"
+        words = f"is being tried until {moment(guard.confirm_by)}; textgate pam confirm {service}"
         context.say(f"{service} {words if guard.confirm_by else 'is guarded already'}.")
         return _report(service, (), guard.confirm_by)
     if wait_s is not None and not has_systemd():
@@ -115,6 +121,8 @@ def guard_service(
             "systemd does not run here, and its timer would take the lines back",
             hint=f"use textgate pam enable {service}",
         )
+    if is_half:
+        context.say(f"note: {service}: a change was broken off in the middle; it is taken back first")
     _check_all(context, admin, service, first_factor, is_forced=is_forced)
     now_at = int(time.time())
     confirm_by = None if wait_s is None else now_at + wait_s
@@ -144,23 +152,28 @@ def _check_all(
     rules = admin.planned_rules(service, after.decode(errors="surrogateescape"))
     if not is_forced:
         _require_way_in(context, admin, service, first_factor)
+    played = tuple(dict.fromkeys(dry_run() + dry_run(rules)))
     empty = way_in.Logins().without_password()
-    if empty and way_in.takes_empty_passwords(rules):
-        raise PamAdminError(
-            f"{service} takes empty passwords (nullok), and these users have one: {', '.join(empty)}; "
-            "a code would be all that is asked of them",
-            hint="give them passwords, or lock them: passwd --lock USER",
-        )
-    faults = dry_run() + dry_run(rules)
+    _require_none(f"{service} would not be safe", failures(faults_of(Subject(service, rules, False, empty, played))))
+
+
+def _require_sound(admin: PamAdmin, service: str) -> None:
+    """A service that asks for a code already has none of the faults of `guard_faults`. Raises PamAdminError."""
+    found = health(admin, service, empty_users=way_in.Logins().without_password(), try_lines=dry_run)
+    _require_none(f"{service} is guarded already, and is not safe", failures(found))
+
+
+def _require_none(what: str, faults: Sequence[Fault]) -> None:
+    """Raises PamAdminError if there are any."""
     if faults:
-        raise PamAdminError(
-            "textgate's lines don't work here: " + "; ".join(dict.fromkeys(faults)), hint="see: textgate doctor"
-        )
+        messages = "; ".join(fault.message for fault in faults)
+        remedies = dict.fromkeys(fault.remedy for fault in faults if fault.remedy)
+        raise PamAdminError(f"{what}: {messages}", hint="\n".join(remedies) or None)
 
 
 def _require_way_in(context: Context, admin: PamAdmin, service: str, first_factor: FirstFactor) -> None:
     """Somebody who can become root can log in with a code, and texts go out. Raises PamAdminError."""
-    admins = way_in.enrolled_admins(context.config)
+    admins = enrolled_admins(context.config)
     if not admins:
         raise PamAdminError(
             "nobody who can become root has a phone: the machine would be closed to its administrators",
@@ -205,9 +218,7 @@ def notes(context: Context, admin: PamAdmin, service: str, together_with: Collec
                 f"root can't log in by ssh any more, with a key and a right code either: PermitRootLogin "
                 f"{settings.get('permitrootlogin')}; see SSH in pam_textgate(8)"
             )
-    if service in ("su", "su-l") and "root" not in {
-        account.name for account in way_in.enrolled_admins(context.config)
-    }:
+    if service in ("su", "su-l") and "root" not in {account.name for account in enrolled_admins(context.config)}:
         found.append("su texts the code to the target's phone, and root has none: textgate enrol root")
     others = [name for name in admin.services_through(service) if name != service]
     if others:
@@ -263,73 +274,14 @@ def status(context: Context) -> None:
     """Show which services ask for a code, and whether anybody gets around it."""
     _require_root()
     admin = PamAdmin()
-    rows = service_rows(admin)
+    rows = service_rows(admin, empty_users=way_in.Logins().without_password(), try_lines=dry_run)
     context.result({"services": rows})
     if not rows:
         context.say("No service asks for a code. Start with: textgate pam try sshd")
     for row in rows:
-        context.say(_row_text(row))
+        context.say(row_text(row))
     if any(row["faults"] for row in rows):
         sys.exit(ExitCode.FAILURE)
-
-
-def service_rows(admin: PamAdmin) -> list[dict[str, Any]]:
-    """Each service that asks for a code or should: who put the lines in, is it a try, what is wrong with it."""
-    guarded = admin.services()
-    names = sorted({*admin.remembered(), *admin.marked(), *guarded})
-    return [_row(admin, name, is_asking=name in guarded) for name in names]
-
-
-def _row(admin: PamAdmin, name: str, *, is_asking: bool) -> dict[str, Any]:
-    guard: Guard | None = None
-    faults, remedy, condition = [], None, None
-    try:
-        guard = admin.guard(name)
-        condition = admin.condition(guard) if guard else None
-        if condition is Condition.HALF:
-            faults.append("a change was broken off in the middle")
-            remedy = f"textgate pam disable {name}"
-        elif not is_asking:
-            faults.append("was guarded, and asks for no code any more")
-            remedy = f"textgate pam disable {name}"
-        else:
-            faults += [f"{place} lets in without a code" for place in admin.ways_around(name)]
-            remedy = f"edit /etc/pam.d/{name}"
-            if admin.asks_anybody(name):
-                faults.append("texts and asks for codes after a wrong password too")
-                remedy = f"{remedy}: {ASKS_ANYBODY_HINT}"
-        if guard and guard.fault:
-            faults.append(f"could not be taken back: {guard.fault}")
-            remedy = f"textgate pam disable {name}"
-        if guard and guard.confirm_by is not None and not admin.is_timer_running():
-            faults.append("is being tried, and no timer takes it back")
-            remedy = f"textgate pam disable {name}"
-    except (PamAdminError, StackError) as error:
-        faults.append(error.message)
-        remedy = error.hint
-    confirm_by = guard.confirm_by if guard else None
-    return {
-        "service": name,
-        "is_ours": guard is not None,
-        "is_changed": condition is Condition.CHANGED,
-        "first_factor": guard.first_factor.value if guard else None,
-        "confirm_by": _moment(confirm_by),
-        "faults": faults,
-        "remedy": remedy if faults else None,
-    }
-
-
-def _row_text(row: Mapping[str, Any]) -> str:
-    text = f"{row['service']:12} " + ("NOT SAFE: " + "; ".join(row["faults"]) if row["faults"] else "guarded")
-    if row["first_factor"]:
-        text += f", {row['first_factor']} then code"
-    if row["confirm_by"]:
-        text += f", taken back at {row['confirm_by']} unless confirmed"
-    if row["is_changed"]:
-        text += ", changed by hand since"
-    if not row["is_ours"]:
-        text += ", not put in by `textgate pam`"
-    return text + (f"\n{'':12} -> {row['remedy']}" if row["remedy"] else "")
 
 
 def parse_span(text: str) -> int:
@@ -358,9 +310,5 @@ def _report(service: str, changes: Sequence[FileChange], confirm_by: int | None)
         "is_changed": bool(changes),
         "files": [change.path for change in changes],
         "diff": "".join(change.diff() for change in changes),
-        "confirm_by": _moment(confirm_by),
+        "confirm_by": moment(confirm_by),
     }
-
-
-def _moment(at: int | None) -> str | None:
-    return None if at is None else dt.datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")

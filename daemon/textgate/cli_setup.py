@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import click
 
 from . import cli_pam, service, wiring
+from .administrators import phone_of
 from .atomic_file import replace_file
 from .cli_base import Context, command, complete_users
 from .config import Config, parse_config
@@ -452,15 +453,15 @@ def _start(wizard: Wizard, credstore: Credstore, fresh: set[str]) -> dict[str, A
 def _enrol(wizard: Wizard, code_stdin: bool) -> str:
     """Enrol somebody with proof, so that the machine is never closed to all; then recovery codes."""
     from .cli import prove_number
-    from .directory import read_phones, set_phone
+    from .directory import set_phone
     from .msisdn import parse_msisdn
 
     context = wizard.context
     phones = context.config.phones
     user = wizard.answer("user", "User to enrol first", os.environ.get("SUDO_USER") or "root")
-    known = read_phones(phones.file, phones.default_region).numbers if Path(phones.file).exists() else {}
+    known = phone_of(context.config, user)
     number = wizard.answers.get("number")
-    if user in known and (number is None or parse_msisdn(number, phones.default_region) == known[user]):
+    if known is not None and (number is None or parse_msisdn(number, phones.default_region) == known):
         context.say(f"{user} has a phone already.")
         return user
     number = wizard.answer("number", f"Phone of {user}, such as +45 12 34 56 78")

@@ -14,57 +14,40 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from . import admin_client, wiring
 from .accounts import NssAccounts
+from .administrators import Holder, enrolled_admins, phone_holders
 from .config import Config
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
-from .pam_admin import ASKS_ANYBODY_HINT, PamAdmin
+from .finding import Finding
+from .guard_faults import Level, counts_wrong_passwords, failures, names
+from .guard_health import guarded_services, health
+from .pam_admin import PamAdmin
 from .pam_dry_run import dry_run
 from .pam_files import SSHD_SERVICES
-from .pam_stack import FirstFactor, Rule, StackError, block_count, is_ours, lets_in_with_code, verb
-from .pam_state import Condition
+from .pam_stack import FirstFactor, Rule, is_ours
 from .policy import Account
 from .programs import run_program
 from .sshd_config import METHODS, effective, effective_faults, match_faults
-from .way_in import SUDO_PAIR, Logins, is_admin, is_refused, ssh_obstacles, takes_empty_passwords
+from .way_in import SUDO_PAIR, Logins, is_refused, ssh_obstacles
 
 CLOCK_SKEW_WARN_S = 60.0  # the gateway refuses signatures that are some minutes off
 GRACE_SPARE_S = 30  # beside the code's life, time to give the first factor
 CREDIT_LOW = 5
 SUDO_TIMEOUT_USUAL_MIN = 15.0
 SSHD_USERS_MAX = 20  # of whom `sshd -T` is asked
-NAMES_MAX = 5  # in one line
 REDIS_REMEDY = "systemctl restart textgated textgate-redis"  # in this order no login is lost
 REDIS_TIMEOUT_S = 2.0
 
 # What the package installs for PAM; whoever can write them can let himself in.
 PAM_PARTS = ("/etc/pam.d/textgate", "/usr/libexec/textgate/pam-helper", "/usr/libexec/textgate/textgate_pam.py")
 MODULE_GLOB = "/usr/lib/*/security/pam_textgate.so"
-
-
-class Level(IntEnum):
-    """How bad a finding is."""
-
-    OK = 0
-    WARNING = 1
-    FAILURE = 2
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. remedy: a command, or a setting with its file; None where there is nothing to mend."""
-
-    check: str
-    level: Level
-    message: str
-    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ class Machine:
     run: Callable[[Sequence[str]], tuple[int, str]] = run_program
     logins: Logins = field(default_factory=Logins)
     lookup: Callable[[str], Account | None] = field(default_factory=lambda: NssAccounts().lookup)
-    try_lines: Callable[[], tuple[str, ...]] = dry_run
+    try_lines: Callable[[Sequence[Rule] | None], tuple[str, ...]] = dry_run
     credstore: Credstore = field(default_factory=Credstore)
     root: str = "/"
     trusted_uids: frozenset[int] = frozenset({0})
@@ -102,21 +85,19 @@ class Machine:
         return read_phones(self.config.phones.file, self.config.phones.default_region)
 
     @cached_property
-    def accounts(self) -> dict[str, Account]:
-        """The users with a phone whom this machine knows."""
-        found = {user: self.lookup(user) for user in self.phones.numbers}
-        return {user: account for user, account in found.items() if account is not None}
+    def holders(self) -> dict[str, Holder]:
+        """The users with a phone whom this machine knows. Raises DirectoryError, or AccountsError."""
+        return phone_holders(self.config, logins=self.logins, lookup=self.lookup)
 
     @cached_property
     def unreachable(self) -> list[str]:
         """The users to whose country no text may go."""
-        phones, limits = self.phones.numbers, self.config.limits
-        return [user for user in self.accounts if not limits.allows(phones[user].country)]
+        return [user for user, one in self.holders.items() if not self.config.limits.allows(one.phone.country)]
 
     @cached_property
     def admins(self) -> list[Account]:
         """The administrators to whose phone a code may be texted."""
-        return [one for user, one in self.accounts.items() if is_admin(one) and user not in self.unreachable]
+        return enrolled_admins(self.config, self.holders)
 
     @cached_property
     def guarded(self) -> list[str]:
@@ -337,24 +318,22 @@ def _credit(gateway: Mapping[str, Any]) -> Finding:
 
 def _phones(machine: Machine) -> Iterator[Finding]:
     config = machine.config
-    if "file" not in config.phones.sources:
-        return
     for fault in machine.phones.faults:
         yield Finding("phones", Level.FAILURE, fault, f"edit {config.phones.file}")
-    unknown = [user for user in machine.phones.numbers if user not in machine.accounts]
+    unknown = [user for user in machine.phones.numbers if machine.lookup(user) is None]
     if unknown:
-        message = f"phones of users whom this machine doesn't know: {_names(unknown)}"
+        message = f"phones of users whom this machine doesn't know: {names(unknown)}"
         yield Finding("phones", Level.WARNING, message, f"edit {config.phones.file}")
     if machine.unreachable:
-        message = f"phones in countries that may not be texted: {_names(machine.unreachable)}"
+        message = f"phones in countries that may not be texted: {names(machine.unreachable)}"
         yield Finding("phones", Level.FAILURE, message, f"edit [limits] allowed_countries in {config.path}")
     level = Level.FAILURE if machine.guarded else Level.WARNING
     refused = [one.name for one in machine.admins if is_refused(one, config)]
     if refused and len(refused) == len(machine.admins):
-        message = f"textgate refuses every administrator with a phone: {_names(refused)}"
+        message = f"textgate refuses every administrator with a phone: {names(refused)}"
         yield Finding("phones", level, message, f"edit [refused] in {config.path}")
     elif machine.admins:
-        count = len(machine.phones.numbers)
+        count = len(machine.holders)
         message = (
             f"{count} user{'' if count == 1 else 's'} with a phone, {len(machine.admins)} of them may become root"
         )
@@ -368,23 +347,21 @@ def _without_phone(machine: Machine) -> Iterator[Finding]:
     """People of whom a code is asked and who can't get one."""
     config = machine.config
     required = config.required
-    if "gecos" in config.phones.sources:
-        return
-    missing = [user for user in machine.logins.people() if user not in machine.phones.numbers]
+    missing = [user for user in machine.logins.people() if user not in machine.holders]
     accounts = {user: machine.lookup(user) for user in {*missing, *required.users}}
     named, others = [], []
     for user, account in sorted(accounts.items()):
-        if account is None or user in machine.phones.numbers or _is_exempt(account, config):
+        if account is None or user in machine.holders or _is_exempt(account, config):
             continue
         if user in required.users or not account.groups.isdisjoint(required.groups):
             named.append(user)
         elif not (required.users or required.groups):
             others.append(user)
     if named:
-        message = f"must give a code and have no phone: {_names(named)}"
+        message = f"must give a code and have no phone: {names(named)}"
         yield Finding("phones", Level.FAILURE, message, f"textgate enrol {named[0]}")
     if others and machine.guarded:
-        message = f"have no phone and are refused where a code is asked for: {_names(others)}"
+        message = f"have no phone and are refused where a code is asked for: {names(others)}"
         yield Finding("phones", Level.WARNING, message, f"textgate enrol {others[0]}")
 
 
@@ -393,88 +370,32 @@ def _is_exempt(account: Account, config: Config) -> bool:
     return account.name in exempt.users or not account.groups.isdisjoint(exempt.groups)
 
 
-def _names(users: Sequence[str]) -> str:
-    rest = len(users) - NAMES_MAX
-    return ", ".join(users[:NAMES_MAX]) + (f" and {rest} more" if rest > 0 else "")
-
-
 # --- PAM ---
 
 
 def _pam(machine: Machine) -> Iterator[Finding]:
-    names = sorted({*machine.pam.remembered(), *machine.pam.marked(), *machine.guarded})
-    if not names:
+    services = guarded_services(machine.pam)
+    if not services:
         yield Finding("pam", Level.WARNING, "no service asks for a code", "textgate pam try sshd")
-    for service in names:
-        try:
-            yield from _service(machine, service)
-        except (StackError, TextgateError) as error:
-            yield Finding("pam", Level.FAILURE, f"{service}: {error.message}", error.hint)
-    for fault in machine.try_lines():
-        yield Finding(
-            "pam", Level.FAILURE, f"a dry run of textgate's lines: {fault}", "apt install --reinstall textgate"
-        )
-
-
-def _service(machine: Machine, service: str) -> Iterator[Finding]:
-    guard = machine.pam.guard(service)
-    disable = f"textgate pam disable {service}"
-    if guard is not None and machine.pam.condition(guard) is Condition.HALF:
-        yield Finding("pam", Level.FAILURE, f"{service}: a change was broken off in the middle", disable)
-        return
-    if service not in machine.guarded:
-        yield Finding("pam", Level.FAILURE, f"{service}: was guarded, and asks for no code any more", disable)
-        return
-    rules = machine.pam.rules(service)
-    around = machine.pam.ways_around(service)
-    for place in around:
-        message = f"{service}: {place} lets in without a code"
-        yield Finding("pam", Level.FAILURE, message, f"edit {place.partition(':')[0]}")
-    if not lets_in_with_code(rules):
-        yield Finding("pam", Level.FAILURE, f"{service}: lets nobody in, not with a right code either", disable)
-    elif not around:
-        yield Finding("pam", Level.OK, f"{service} asks for a code, and there is no way around it")
-    if machine.pam.asks_anybody(service):
-        message = f"{service}: texts and asks for codes after a wrong password too"
-        yield Finding("pam", Level.FAILURE, message, f"edit /etc/pam.d/{service}: {ASKS_ANYBODY_HINT}")
-    if block_count(rules) > 1:
-        yield Finding("pam", Level.FAILURE, f"{service}: asks for more than one code", disable)
-    yield from _openings(machine, service, rules)
-    if guard is not None and guard.confirm_by is not None:
-        yield Finding(
-            "pam", Level.WARNING, f"{service} is being tried and not confirmed", f"textgate pam confirm {service}"
-        )
-        if not machine.pam.is_timer_running():
-            yield Finding("pam", Level.FAILURE, f"{service} is being tried, and no timer takes it back", disable)
-    if guard is not None and guard.fault:
-        yield Finding("pam", Level.FAILURE, f"{service} could not be taken back: {guard.fault}", disable)
-
-
-def _openings(machine: Machine, service: str, rules: Sequence[Rule]) -> Iterator[Finding]:
-    """Lines beside textgate's that weaken what is asked."""
-    first = next((at for at, rule in enumerate(rules) if is_ours(rule)), len(rules))
-    for rule in rules[:first]:
-        if rule.module.endswith("pam_env.so") and "user_readenv=1" in rule.arguments:
-            message = f"{service}: {rule.place} reads users' own environment before the code"
-            yield Finding("pam", Level.FAILURE, message, f"take user_readenv=1 out of {rule.place}")
-    helpers = [rule for rule in rules if is_ours(rule) and verb(rule) in ("begin", "check")]
-    place = next((rule.place for rule in helpers if "seteuid" not in rule.arguments), None)
-    if place:
-        message = f"{service}: {place} runs the helper as the real user of whoever called, who could stop or kill it"
-        yield Finding("pam", Level.FAILURE, message, f"put seteuid back into {place}")
-    counting = [
-        at for at, rule in enumerate(rules) if "pam_faillock.so" in rule.module and "authfail" in rule.arguments
-    ]
-    for at in counting:
-        if at > first:
-            message = f"{service}: {rules[at].place} may count a wrong code as a wrong password, and lock the account"
-            yield Finding("pam", Level.WARNING, message, f"put {rules[at].place} above textgate's lines")
-        else:
-            yield Finding("pam", Level.OK, f"{service}: pam_faillock counts wrong passwords, and no wrong codes")
+    for fault in () if services else machine.try_lines(None):
+        message = f"a dry run of textgate's lines: {fault}"
+        yield Finding("pam", Level.FAILURE, message, "apt install --reinstall textgate")
     empty = machine.logins.without_password()
-    if empty and takes_empty_passwords(rules):
-        message = f"{service}: a code is all that is asked of who has an empty password: {_names(empty)}"
-        yield Finding("pam", Level.FAILURE, message, f"passwd --lock {empty[0]}")
+    for service in services:
+        found = health(machine.pam, service, empty_users=empty, try_lines=machine.try_lines)
+        yield from (Finding.of_fault(service, fault) for fault in found)
+        if not failures(found):
+            told = f"{service} asks for a code, and none of its lines lets in without one"
+            yield Finding("pam", Level.OK, told, service=service)
+            yield from _faillock(machine, service)
+
+
+def _faillock(machine: Machine, service: str) -> Iterator[Finding]:
+    rules = machine.pam.rules(service)
+    first = next((at for at, rule in enumerate(rules) if is_ours(rule)), len(rules))
+    if any(map(counts_wrong_passwords, rules[:first])):
+        told = f"{service}: pam_faillock counts wrong passwords, and no wrong codes"
+        yield Finding("pam", Level.OK, told, service=service)
 
 
 # --- sshd and sudo ---
@@ -489,7 +410,7 @@ def _sshd(machine: Machine) -> Iterator[Finding]:
     first_factor = guard.first_factor if guard else _first_factor_of(found.get("authenticationmethods", ""))
     settings = machine.pam.sshd_settings()
     faults = list(dict.fromkeys(effective_faults(output, first_factor, settings)))
-    for user in [user for user in machine.phones.numbers if user in machine.accounts][:SSHD_USERS_MAX]:
+    for user in list(machine.holders)[:SSHD_USERS_MAX]:
         of_user = effective_faults(machine.pam.effective_sshd(user), first_factor, settings)
         faults += [f"{user}: {fault}" for fault in of_user if fault not in faults]
     for fault in faults:

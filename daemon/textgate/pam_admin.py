@@ -20,20 +20,18 @@ from dataclasses import dataclass, replace
 from . import sshd_config
 from .atomic_file import replace_file, sync_folder
 from .errors import TextgateError
+from .guard_faults import Subject, failures, faults_of
 from .pam_files import PAM_DIR, SSHD_SERVICES, VENDOR_PAM_DIR, PamAdminError, check_name, check_service
 from .pam_sshd import PamSshd, last_line
 from .pam_stack import (
     FirstFactor,
     asks_anybody,
-    block_count,
     block_text,
     body_lines,
     has_block,
     has_mark,
     is_plain_common,
-    lets_in_with_code,
     read_stack,
-    ways_around,
     with_block,
     without_block,
 )
@@ -41,10 +39,6 @@ from .pam_state import Condition, FileChange, Guard, PamState, not_written
 from .sshd_config import DROP_IN
 
 REVERT_TIMER = "textgate-pam-revert.timer"
-ASKS_ANYBODY_HINT = (
-    "a `required` line, or a `substack`, above textgate's lines does not end the stack: "
-    "make it `requisite`, or `include`"
-)
 
 
 @dataclass(frozen=True)
@@ -125,31 +119,16 @@ class PamAdmin(PamState, PamSshd):
         return None, self.read_pam(f"{VENDOR_PAM_DIR}/{service}" if path in known else service)
 
     def _check_stack(self, service: str, text: str, first_factor: FirstFactor) -> None:
-        """Nobody gets around the lines, a right code gets through them, and nobody is asked twice or without need."""
-        rules = self.planned_rules(service, text)
-        around = ways_around(rules)
-        if around:
-            raise PamAdminError(
-                f"{service}: these lines would let in without a code: " + ", ".join(around),
-                hint="a `sufficient` line, or a jump, above textgate's lines ends the stack before them: "
-                "make it `requisite`, or put it below",
-            )
-        if first_factor is not FirstFactor.KEY and asks_anybody(rules):
-            raise PamAdminError(
-                f"{service}: codes would be texted, and asked for, after a wrong password too",
-                hint=ASKS_ANYBODY_HINT,
-            )
-        if not lets_in_with_code(rules):
-            raise PamAdminError(
-                f"{service}: nobody would be let in, not with a right code either",
-                hint="the lines of type auth above or below refuse everybody; see: textgate login-test",
-            )
-        for name in self.services_through(service):
-            through = read_stack(name, lambda one: text if one == service else self.read_pam(one))
-            if block_count(through) > 1:
+        """Nothing of `guard_faults` is wrong with the stack as it would be, nor with those that go through it."""
+        is_after_key = first_factor is FirstFactor.KEY  # which sshd has asked for before it comes to PAM
+        for name in sorted({service, *self.services_through(service)}, key=lambda one: (one != service, one)):
+            rules = read_stack(name, lambda one: text if one == service else self.read_pam(one))
+            found = failures(faults_of(Subject(name, rules, not is_after_key and asks_anybody(rules))))
+            if found:
+                through = "" if name == service else f", which goes through {service}"
                 raise PamAdminError(
-                    f"{name} goes through {service} and would ask for two codes",
-                    hint=f"textgate pam disable {name}",
+                    f"{name}{through}: with textgate's lines: " + "; ".join(fault.message for fault in found),
+                    hint="\n".join(dict.fromkeys(fault.remedy for fault in found if fault.remedy)),
                 )
 
     def enable(

@@ -12,15 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .accounts import NssAccounts
 from .config import Config
-from .directory import build_directory, read_phones
-from .pam_stack import FirstFactor, Rule
+from .pam_stack import FirstFactor
 from .policy import Account, Decision, decide
 from .session import Session
 from .sshd_config import kept_out_by
 
-ADMIN_GROUPS = frozenset({"sudo", "root", "wheel", "admin"})
 PEOPLE_MIN_UID, PEOPLE_MAX_UID = 1000, 59999  # UID_MIN of login.defs(5); Debian Policy 9.2.2
 SUDO_PAIR = {"sudo": "sudo-i", "sudo-i": "sudo"}  # `sudo -i` is a service of its own
 KEYS_FILES = ".ssh/authorized_keys .ssh/authorized_keys2"  # sshd's default
@@ -101,26 +98,6 @@ def _keys_file(user: str, name: str) -> Path:
     return home / re.sub("%[%hu]", lambda token: tokens[token[0]], name)  # an absolute one stays as it is
 
 
-def is_admin(account: Account) -> bool:
-    """Whether somebody is root, or may become root by way of a group."""
-    return account.uid == 0 or not account.groups.isdisjoint(ADMIN_GROUPS)
-
-
-def enrolled_admins(config: Config, logins: Logins | None = None) -> list[Account]:
-    """The administrators to whose phone a code may be texted, wherever numbers come from.
-
-    Raises DirectoryError, or AccountsError.
-    """
-    phones, accounts = config.phones, NssAccounts()
-    if "file" in phones.sources and not Path(phones.file).exists():
-        return []  # nobody's number can be known, and the daemon refuses everybody
-    users = read_phones(phones.file, phones.default_region).numbers if "file" in phones.sources else ()
-    found = [accounts.lookup(user) for user in dict.fromkeys([*users, *(logins or Logins()).people()])]
-    directory = build_directory(phones, accounts)
-    admins = [one for one in found if one is not None and is_admin(one)]
-    return [one for one in admins if (phone := directory.lookup(one.name)) and config.limits.allows(phone.country)]
-
-
 def is_refused(account: Account, config: Config) -> bool:
     """Whether [refused] keeps somebody out, so that no code of his is right, in whatever service."""
     session = Session(account.name, "", "", None, None, "")
@@ -179,8 +156,3 @@ def _ssh_obstacle(
     if first_factor is FirstFactor.ANY and not (has_key or logins.has_password(account.name)):
         return "has neither an ssh key nor a password"
     return None
-
-
-def takes_empty_passwords(rules: Sequence[Rule]) -> bool:
-    """Whether a stack lets in who has an empty password (nullok of pam_unix)."""
-    return any(rule.module.endswith("pam_unix.so") and "nullok" in rule.arguments for rule in rules)

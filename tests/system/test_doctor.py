@@ -47,8 +47,8 @@ def test_healthy_machine(machine: Machine) -> None:
     for words in (
         "closed to others", "what PAM runs is root's alone", "textgated 0.", "writes each change to the disk",
         "no others", "takes our credentials", "left", "agrees with the gateway's", "2 users with a phone",
-        "sshd asks for a code, and there is no way around it", "takes no password by itself", "LoginGraceTime 600",
-        "asks nothing again for 15 minutes",
+        "sshd asks for a code, and none of its lines lets in without one", "takes no password by itself",
+        "LoginGraceTime 600", "asks nothing again for 15 minutes",
     ):  # fmt: skip
         assert words in shown, words
 

@@ -59,7 +59,7 @@ class Desk:
         monkeypatch.setattr(cli_pam, "PamAdmin", lambda: PamAdmin(str(root), self.run_command))
         monkeypatch.setattr(cli_pam, "dry_run", self.dry_run)
         monkeypatch.setattr(admin_client, "call", self.call)
-        monkeypatch.setattr(way_in, "enrolled_admins", lambda config: self.admins)
+        monkeypatch.setattr(cli_pam, "enrolled_admins", lambda config: self.admins)
         monkeypatch.setattr(way_in, "ssh_obstacles", lambda *_: self.obstacles)
         monkeypatch.setattr(way_in.Logins, "without_password", lambda _: self.empty)
         monkeypatch.setattr(way_in.Logins, "passwordless_sudo", lambda _: self.passwordless)
@@ -144,7 +144,7 @@ def test_usual_first_factors(desk: Desk) -> None:
         ({"status": {"store": {"is_up": True}, "gateway": {"is_up": False}}}, "could not be texted", True),
         ({"status": {}}, "can't be reached", True),
         ({"dry_run_faults": ("three wrong codes let in",)}, "three wrong codes let in", False),
-        ({"empty": ["guest"]}, "these users have one: guest", False),
+        ({"empty": ["guest"]}, "a code alone lets them in: guest", False),
     ],
 )
 def test_what_would_close_or_open_the_machine_is_refused_first(
@@ -373,7 +373,7 @@ def test_what_is_left_of_a_change_hides_no_empty_password(desk: Desk, left: str)
     for words in ([], ["--force"]):
         refused = desk.run("enable", "sshd", "--first-factor", "password", *words)
         assert refused.exit_code == 1
-        assert "these users have one: guest" in refused.output
+        assert "a code alone lets them in: guest" in refused.output
         assert desk.files() == half
     desk.empty = []
     assert desk.run("enable", "sshd", "--first-factor", "password").exit_code == 0

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from manual import json_keys
 from textgate import doctor
 from textgate.cli import main
 from textgate.credstore import DROP_IN, PLAIN_FOLDER, Credstore
-from textgate.doctor import Finding, Level, Machine, examine
+from textgate.doctor import Machine, examine
 from textgate.errors import TextgateError
+from textgate.finding import Finding
+from textgate.guard_faults import Level
 from textgate.pam_admin import PamAdmin
 from textgate.pam_stack import END_MARK, FirstFactor
 from textgate.pam_state import STATE_DIR
@@ -167,7 +170,7 @@ class Ward:
             run=self.run,
             logins=Logins(f"{self.root}/shadow", f"{self.root}/passwd", (f"{self.root}/sudoers",)),
             lookup=self.accounts.get,
-            try_lines=lambda: self.dry_run_faults,
+            try_lines=lambda _rules: self.dry_run_faults,
             credstore=self.credstore,
             root=str(self.root),
             trusted_uids=uids,
@@ -412,7 +415,7 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     ),
     "nobody gets in": (
         lambda w: _above(w, "auth requisite pam_deny.so"),
-        "pam", Level.FAILURE, "not with a right code either", "textgate pam disable sudo",
+        "pam", Level.FAILURE, "not even with a right code", "textgate pam disable sudo",
     ),
     "codes after a wrong password": (
         lambda w: w.write("etc/pam.d/login", "auth required pam_unix.so\n@include textgate\n"),
@@ -436,7 +439,7 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     ),
     "empty password": (
         lambda w: w.write("shadow", "alice:$y$x:1::::::\nguest::1::::::\n"),
-        "pam", Level.FAILURE, "empty password: guest", "passwd --lock guest",
+        "pam", Level.FAILURE, "an empty password, so a code alone lets them in: guest", "passwd --lock guest",
     ),
     "try pending": (_tried, "pam", Level.WARNING, "being tried", "textgate pam confirm sudo"),
     "try without a timer": (_untimed, "pam", Level.FAILURE, "no timer", "textgate pam disable sudo"),
@@ -529,6 +532,7 @@ def test_exempt_people_need_no_phone(ward: Ward) -> None:
 def test_phones_file_is_not_missed_where_numbers_come_from_elsewhere(ward: Ward) -> None:
     (ward.root / "phones").unlink()
     ward.options["phones"] = 'sources = ["gecos"]'
+    ward.accounts["alice"] = replace(ward.accounts["alice"], gecos="Alice,,,+45 20 12 34 56")
     assert [one for one in ward.findings() if one.level is not Level.OK] == []
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from textgate.accounts import NssAccounts
 from textgate.config import parse_config
-from textgate.pam_stack import FirstFactor, Rule
+from textgate.pam_stack import FirstFactor
 from textgate.policy import Account
-from textgate.way_in import Logins, enrolled_admins, is_admin, is_refused, ssh_obstacles, takes_empty_passwords
+from textgate.way_in import Logins, is_refused, ssh_obstacles
 
 ALICE = Account("alice", 1000, 1000, frozenset({"alice", "sudo"}))
 ANY = parse_config('[limits]\nallowed_countries = ["DK"]\n', config_path="x")
@@ -184,36 +183,3 @@ def test_groups_without_a_name_count_as_refused_ones() -> None:
     unnamed = Account("alice", 1000, 1000, frozenset({"sudo"}), has_unnamed_groups=True)
     assert is_refused(unnamed, parse_config(text, config_path="x"))
     assert not is_refused(unnamed, ANY)
-
-
-def test_administrators_with_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    phones = tmp_path / "phones"
-    phones.write_text("alice: +4520123456\nbob: +4520123457\ngone: +4520123458\n")
-    accounts = {"alice": ALICE, "bob": Account("bob", 1001, 1001, frozenset({"bob"})), "gone": None}
-    monkeypatch.setattr(NssAccounts, "lookup", lambda self, user: accounts.get(user))
-    nobody_else = Logins(passwd_file="/nonexistent")
-    text = f'[limits]\nallowed_countries = ["DK"]\n[phones]\nfile = "{phones}"\n'
-    config = parse_config(text, config_path="x")
-    phones.chmod(0o640)
-    assert [account.name for account in enrolled_admins(config, nobody_else)] == ["alice"]
-    phones.write_text("alice: +46701234567\n")  # to where nothing may be texted, and so no code comes
-    assert enrolled_admins(config, nobody_else) == []
-    phones.unlink()
-    assert enrolled_admins(config, nobody_else) == []
-    assert is_admin(ROOT)
-    assert not is_admin(Account("bob", 1001, 1001, frozenset({"bob", "audio"})))
-
-
-def test_administrators_whose_number_is_in_gecos(logins: Logins, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_phone = Account("alice", 1000, 1000, frozenset({"sudo"}), gecos="Alice,,,+45 20 12 34 56")
-    monkeypatch.setattr(NssAccounts, "lookup", lambda self, user: with_phone if user == "alice" else ROOT)
-    config = parse_config('[limits]\nallowed_countries = ["DK"]\n[phones]\nsources = ["gecos"]\n', config_path="x")
-    assert [account.name for account in enrolled_admins(config, logins)] == ["alice"]
-
-
-def test_empty_passwords_are_taken_by_nullok_alone() -> None:
-    def rule(*words: str) -> Rule:
-        return Rule({"default": "bad"}, words[0], words[1:], "x:1", 0)
-
-    assert takes_empty_passwords([rule("pam_unix.so", "nullok")])
-    assert not takes_empty_passwords([rule("pam_unix.so"), rule("pam_env.so", "nullok")])
