@@ -7,7 +7,8 @@ Three layers, imports point down only (tests/unit/test_layers.py holds that line
               pam_status, cli*, pam_revert: starts, wires
     adapters  store, gateway, gateway_transport, directory, accounts, credentials, credstore, vault, peercred, boot,
               audit, memory, admin_client, journal_reader, pam_files, pam_state, pam_sshd, pam_admin,
-              pam_conversation, pam_dry_run, guard_health, programs, atomic_file: one outside thing each
+              pam_conversation, pam_dry_run, guard_health, programs, atomic_file,
+              plain_files: one outside thing each
     core      everything else: decides, and touches nothing outside (no socket, file, clock, log or Redis)
 """
 

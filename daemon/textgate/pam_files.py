@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import TextgateError
 from .pam_stack import Rule, StackError, has_block, has_mark, read_stack, ways_around
+from .plain_files import read_plain
 from .programs import run_program
 
 PAM_DIR = "/etc/pam.d"
@@ -119,8 +120,7 @@ class PamFiles:
     def _bytes(self, path: str) -> bytes | None:
         """A file's content, None if there is none. Raises PamAdminError."""
         try:
-            with self._at(path).open("rb") as file:
-                content = file.read(FILES_MAX_BYTES + 1)
+            content = read_plain(self._at(path), FILES_MAX_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

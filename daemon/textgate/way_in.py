@@ -14,12 +14,14 @@ from pathlib import Path
 
 from .config import Config
 from .pam_stack import FirstFactor
+from .plain_files import read_as
 from .policy import Account, Decision, decide
 from .session import Session
 from .sshd_config import kept_out_by
 
 PEOPLE_MIN_UID, PEOPLE_MAX_UID = 1000, 59999  # UID_MIN of login.defs(5); Debian Policy 9.2.2
 SUDO_PAIR = {"sudo": "sudo-i", "sudo-i": "sudo"}  # `sudo -i` is a service of its own
+KEYS_FILE_MAX_BYTES = 1 << 20  # of which a key is looked for
 KEYS_FILES = ".ssh/authorized_keys .ssh/authorized_keys2"  # sshd's default
 _KEY_LINE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[^\s]+ AAAA", re.ASCII)
 
@@ -31,6 +33,7 @@ class Logins:
     shadow_file: str = "/etc/shadow"
     passwd_file: str = "/etc/passwd"  # noqa: S105  # a file without passwords
     sudoers: Sequence[str] = field(default=("/etc/sudoers", "/etc/sudoers.d"))
+    read_as: Callable[[str, Path, int], bytes] = field(default=read_as)
 
     def passwords(self) -> dict[str, str]:
         """User -> password field of shadow(5); nothing where it can't be read."""
@@ -63,12 +66,23 @@ class Logins:
 
     def has_key(self, user: str, places: str = KEYS_FILES) -> bool:
         """Whether there is an ssh key by which the user can log in. places: of sshd's AuthorizedKeysFile."""
+        return self.keys_obstacle(user, places) is None
+
+    def keys_obstacle(self, user: str, places: str = KEYS_FILES) -> str | None:
+        """Why there is no ssh key by which the user can log in; None if there is one. A file is theirs to make."""
+        unreadable = []
         for name in places.split():
-            with contextlib.suppress(OSError, RuntimeError):
-                text = _keys_file(user, name).read_text(errors="replace")
-                if any(_KEY_LINE.search(line) for line in text.splitlines() if not line.strip().startswith("#")):
-                    return True
-        return False
+            try:
+                path = _keys_file(user, name)
+                text = self.read_as(user, path, KEYS_FILE_MAX_BYTES).decode(errors="replace")
+            except (FileNotFoundError, NotADirectoryError, RuntimeError):
+                continue
+            except OSError as error:
+                unreadable.append(f"{path}: {error.strerror}")
+                continue
+            if any(_KEY_LINE.search(line) for line in text.splitlines() if not line.strip().startswith("#")):
+                return None
+        return "has no ssh key" + (f" ({'; '.join(unreadable)})" if unreadable else "")
 
     def passwordless_sudo(self) -> list[str]:
         """Lines of sudoers with NOPASSWD: sudo asks PAM nothing there, and so no code either."""
@@ -148,11 +162,13 @@ def _ssh_obstacle(
     )
     takes_keys = effective.get("pubkeyauthentication") != "no"
     places = effective.get("authorizedkeysfile", KEYS_FILES)
-    has_key = takes_keys and (has_other_keys or logins.has_key(account.name, places))
-    if first_factor is FirstFactor.KEY and not has_key:
-        return "has no ssh key" if takes_keys else "sshd takes no key from him (PubkeyAuthentication)"
+    no_key = None if has_other_keys else logins.keys_obstacle(account.name, places)
+    if not takes_keys:
+        no_key = "sshd takes no key from him (PubkeyAuthentication)"
+    if first_factor is FirstFactor.KEY and no_key:
+        return no_key
     if first_factor is FirstFactor.PASSWORD and not logins.has_password(account.name):
         return "has no password"
-    if first_factor is FirstFactor.ANY and not (has_key or logins.has_password(account.name)):
-        return "has neither an ssh key nor a password"
+    if first_factor is FirstFactor.ANY and no_key and not logins.has_password(account.name):
+        return f"{no_key}, and has no password"
     return None

@@ -99,6 +99,24 @@ BROKEN = {
         {"sshd"},
         "failure",
     ),
+    "keys that never begin": (
+        f"cd ~{ALICE}/.ssh && mv authorized_keys kept && mkfifo authorized_keys",
+        f"cd ~{ALICE}/.ssh && mv kept authorized_keys",
+        {"sshd"},
+        "failure",
+    ),
+    "keys that never end": (
+        f"cd ~{ALICE}/.ssh && mv authorized_keys kept && ln -s /dev/zero authorized_keys",
+        f"cd ~{ALICE}/.ssh && mv kept authorized_keys",
+        {"sshd"},
+        "failure",
+    ),
+    "keys of somebody else": (
+        f"cd ~{ALICE}/.ssh && mv authorized_keys /root/kept && ln -s /root/kept authorized_keys",
+        f"cd ~{ALICE}/.ssh && rm authorized_keys && mv /root/kept authorized_keys",
+        {"sshd"},
+        "failure",
+    ),
     "wrong password": (
         "printf 'auth required pam_unix.so\\n@include textgate\\n' >/etc/pam.d/by-hand",
         "rm /etc/pam.d/by-hand",

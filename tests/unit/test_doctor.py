@@ -27,6 +27,7 @@ from textgate.guard_faults import Level
 from textgate.pam_admin import PamAdmin
 from textgate.pam_stack import END_MARK, FirstFactor
 from textgate.pam_state import STATE_DIR
+from textgate.plain_files import read_plain
 from textgate.policy import Account
 from textgate.sshd_config import wanted
 from textgate.way_in import Logins
@@ -168,7 +169,12 @@ class Ward:
             str(self.configure()),
             pam=self.admin,
             run=self.run,
-            logins=Logins(f"{self.root}/shadow", f"{self.root}/passwd", (f"{self.root}/sudoers",)),
+            logins=Logins(
+                f"{self.root}/shadow",
+                f"{self.root}/passwd",
+                (f"{self.root}/sudoers",),
+                lambda _user, path, most_bytes: read_plain(path, most_bytes),  # nobody here is called alice
+            ),
             lookup=self.accounts.get,
             try_lines=lambda _rules: self.dry_run_faults,
             credstore=self.credstore,
@@ -266,6 +272,16 @@ def _not_loaded(ward: Ward) -> None:
 
 def _nobody_can(ward: Ward) -> None:
     (ward.root / "home/.ssh/authorized_keys").unlink()
+
+
+def _endless_keys(ward: Ward) -> None:
+    _nobody_can(ward)
+    (ward.root / "home/.ssh/authorized_keys").symlink_to("/dev/zero")
+
+
+def _waiting_keys(ward: Ward) -> None:
+    _nobody_can(ward)
+    os.mkfifo(ward.root / "home/.ssh/authorized_keys")
 
 
 # What is done to the machine, the check that must notice, how bad it is, and what is said and advised.
@@ -469,6 +485,8 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         lambda w: w.effective.update(logingracetime="120"),
         "sshd", Level.WARNING, "LoginGraceTime 120", "LoginGraceTime 330",
     ),
+    "keys that never end": (_endless_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),
+    "keys that never begin": (_waiting_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),
     "no administrator with a key": (_nobody_can, "sshd", Level.FAILURE, "alice: has no ssh key", "textgate enrol"),
     "sudo -i forgotten": (
         lambda w: w.admin.disable("sudo-i"), "sudo", Level.FAILURE, "sudo-i does not", "textgate pam try sudo-i",

@@ -18,7 +18,7 @@ _MODULES = {
     "pam_stack config_edit sshd_config guard_faults finding",
     "adapters": "store gateway gateway_transport directory accounts credentials credstore vault peercred boot audit "
     "pam_conversation admin_client journal_reader memory pam_files pam_state pam_sshd pam_admin "
-    "pam_dry_run guard_health atomic_file programs",
+    "pam_dry_run guard_health atomic_file programs plain_files",
     "shell": "dispatcher verifier wiring admin server client doctor way_in administrators pam_revert pam_status "
     "service cli cli_base cli_pam cli_setup cli_credentials",
 }
@@ -107,8 +107,8 @@ def test_core_touches_nothing_outside(module: str) -> None:
         ("requests", {"gateway", "gateway_transport"}),
         ("systemd", {"journal_reader", "server"}),
         ("cryptography", {"client", "vault"}),
-        ("pwd", {"accounts", "credentials", "journal_reader"}),
-        ("subprocess", {"programs"}),
+        ("pwd", {"accounts", "credentials", "journal_reader", "plain_files"}),
+        ("subprocess", {"programs", "plain_files"}),
         ("pickle", set()),
     ],
 )

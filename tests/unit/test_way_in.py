@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from textgate.config import parse_config
 from textgate.pam_stack import FirstFactor
+from textgate.plain_files import read_plain
 from textgate.policy import Account
 from textgate.way_in import Logins, is_refused, ssh_obstacles
 
@@ -37,7 +39,12 @@ def logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logins:
     )
     sudoers = tmp_path / "sudoers.d"
     sudoers.mkdir()
-    return Logins(str(tmp_path / "shadow"), str(tmp_path / "passwd"), (str(tmp_path / "sudoers"), str(sudoers)))
+    files = (str(tmp_path / "sudoers"), str(sudoers))
+    return Logins(str(tmp_path / "shadow"), str(tmp_path / "passwd"), files, _read)  # nobody here is called alice
+
+
+def _read(_user: str, path: Path, most_bytes: int) -> bytes:
+    return read_plain(path, most_bytes)
 
 
 def add_key(tmp_path: Path, text: str = KEY) -> None:
@@ -67,6 +74,31 @@ def test_keys_in_the_usual_place(logins: Logins, tmp_path: Path, text: str, has_
     add_key(tmp_path, text)
     assert logins.has_key("alice") is has_key
     assert not logins.has_key("nobody-of-that-name")
+
+
+UNREADABLE: dict[str, Callable[[Path], None]] = {
+    "fifo": os.mkfifo,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("name", list(UNREADABLE))
+def test_keys_that_cannot_be_read_are_none_and_told(logins: Logins, tmp_path: Path, name: str) -> None:
+    keys = tmp_path / "home/.ssh/authorized_keys"
+    UNREADABLE[name](keys)
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, said(), ANY, logins) == [
+        f"alice: has no ssh key ({keys}: is no plain file)"
+    ]
+    (tmp_path / "home/.ssh/authorized_keys2").write_text(KEY)
+    assert ssh_obstacles([ALICE], FirstFactor.KEY, said(), ANY, logins) == []
+
+
+def test_key_behind_much_else_counts_and_one_too_far_down_does_not(logins: Logins, tmp_path: Path) -> None:
+    add_key(tmp_path, "#\n" * 500_000 + KEY)
+    assert logins.has_key("alice")
+    add_key(tmp_path, "#\n" * 600_000 + KEY)
+    assert not logins.has_key("alice")
 
 
 def test_sudo_that_asks_nothing_is_found(logins: Logins, tmp_path: Path) -> None:
