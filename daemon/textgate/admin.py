@@ -2,27 +2,31 @@
 """The admin socket: one JSON object a line in, one out. PROTOCOL.md describes each verb.
 
 `VERBS` says for each verb who may call it and what does it. The socket's mode lets root and the admin group
-connect; what spends money or changes who gets in is root's alone.
+connect; what spends money or changes who gets in is root's alone. How often the others may call is in
+`admin_limits`, and `admin_desk` has the connections.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import __version__, codes
+from .admin_limits import AdminLimits
 from .audit import Audit, Event, Priority
-from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, TextgateError
+from .audit_digest import Digest
+from .counts import Counts
+from .credit_cache import CreditCache
+from .errors import MsisdnError, ProtocolError, RefusedError, StoreUnavailable, TextgateError, ThrottledError
 from .gateway_outcomes import Outcome, SendReason
 from .msisdn import parse_msisdn
-from .peercred import PeerCred, peer_credentials
+from .peercred import PeerCred
 from .protocol import Why, Word
 from .secret import Secret
 from .verifier import Attempt, note_send, reseal_secrets, user_key
@@ -30,52 +34,26 @@ from .wiring import Services
 
 VERSION = 1
 LINE_MAX_BYTES = 16384
-IDLE_TIMEOUT_S = 10.0  # a command sends its requests at once; a person thinks in the command, not on the socket
-REQUESTS_MAX = 100  # on one connection
 USER_MAX_LENGTH = 256
 SERVICE = "textgate-enrol"
 _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write halves of characters, which nothing behind this can
 TEST_TEXT = "This is a test of login codes on {host}. Nothing is to be done."
 
 
-class Counts:
-    """How often what happened since the start. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._counter: Counter[str] = Counter()
-        self._passed_at: dict[str, float] = {}
-        self._lock = threading.Lock()
-        self.started_at = time.time()
-
-    def add(self, name: str) -> None:
-        """Count one."""
-        with self._lock:
-            self._counter[name] += 1
-
-    def note_pass(self, service: str) -> None:
-        """Remember that a right code was given in a PAM service just now."""
-        with self._lock:
-            self._passed_at[service] = time.time()
-
-    def passed_at(self, service: str) -> float | None:
-        """Unix time of the last right code in a service since the start; None if there was none."""
-        with self._lock:
-            return self._passed_at.get(service)
-
-    def read(self) -> dict[str, int]:
-        """All counts, by name."""
-        with self._lock:
-            return dict(sorted(self._counter.items()))
-
-
 @dataclass(frozen=True)
 class Daemon:
-    """What the verbs see of the daemon. reload raises TextgateError for files at fault, and then nothing changes."""
+    """What the verbs see of the daemon. reload raises TextgateError for files at fault, and then nothing changes.
+
+    digest: where what can be repeated at will is told; what changes something goes to `audit` itself.
+    """
 
     services: Callable[[], Services]
     counts: Counts
     audit: Audit
+    digest: Digest
     reload: Callable[[], None]
+    limits: AdminLimits = field(default_factory=AdminLimits)
+    credit: CreditCache = field(default_factory=CreditCache)
 
 
 @dataclass(frozen=True)
@@ -109,6 +87,7 @@ class AdminVerb:
     """A verb: its handler, its arguments, whether only root may call it, what the journal says of it afterwards.
 
     done: None for those that only look, and are called over and over by monitoring and by a try's timer.
+    is_instant: it looks at nothing outside, so it needs no worker and waits for none.
     """
 
     handler: Callable[[Call], dict[str, Any]]
@@ -116,61 +95,61 @@ class AdminVerb:
     is_root_only: bool
     done: str | None = "verb done"
     priority: Priority = Priority.INFO
+    is_instant: bool = False
 
 
-def serve(connection: socket.socket, daemon: Daemon) -> None:
-    """Answer the requests of one connection until it is closed, idle for too long, or breaks a rule."""
-    peer = peer_credentials(connection)
-    connection.settimeout(IDLE_TIMEOUT_S)
-    with connection.makefile("rb") as lines:
-        for _ in range(REQUESTS_MAX):
-            try:
-                line = lines.readline(LINE_MAX_BYTES + 1)
-            except OSError:
-                return
-            if not line:
-                return
-            answer, is_usable = _answer(line, peer, daemon)
-            try:
-                connection.sendall(json.dumps({"v": VERSION} | answer).encode() + b"\n")
-            except OSError:
-                return
-            if not is_usable:
-                return
-
-
-def _answer(untrusted_line: bytes, peer: PeerCred, daemon: Daemon) -> tuple[dict[str, Any], bool]:
+def answer(untrusted_line: bytes, peer: PeerCred, daemon: Daemon) -> tuple[dict[str, Any], bool]:
     """The answer to one line, and whether the connection may go on."""
-    audit = daemon.audit
+    word: str | None = None
     try:
+        daemon.limits.take_request(peer.uid)
         word, arguments = parse_line(untrusted_line)
         verb = VERBS[word]
-        if verb.is_root_only and peer.uid != 0:
-            audit.event(
+        if peer.uid != 0 and (verb.is_root_only or "fresh" in arguments):
+            daemon.digest.event(
                 Event.ADMIN, "verb refused", priority=Priority.WARNING, verb=word, uid=peer.uid, reason="not_root"
             )
-            return _error("forbidden", f"{word} is for root", "run it with sudo"), True
+            what = word if verb.is_root_only else "--fresh"
+            return _error("forbidden", f"{what} is for root", "run it with sudo"), True
         result = verb.handler(Call(arguments, peer, daemon))
     except ProtocolError as error:
-        audit.event(
+        daemon.digest.event(
             Event.PROTOCOL, "admin request refused", priority=Priority.WARNING, uid=peer.uid, reason=error.reason
         )
         return _error("protocol", error.message, "is textgate of the same version as textgated?"), False
     except TextgateError as error:
         kind = _KINDS.get(type(error), "failed")
-        audit.event(
+        daemon.digest.event(
             Event.ADMIN, "verb not done", priority=Priority.NOTICE,
             verb=word, uid=peer.uid, result="refused", reason=kind,
         )  # fmt: skip
-        return _error(kind, error.message, error.hint), True
+        return error_answer(error), word is not None
     if verb.done is not None:
         changed = {name: result[name] for name in _NOTED if name in result}
-        audit.event(Event.ADMIN, verb.done, priority=verb.priority, verb=word, uid=peer.uid, result="ok", **changed)
+        daemon.audit.event(
+            Event.ADMIN, verb.done, priority=verb.priority, verb=word, uid=peer.uid, result="ok", **changed
+        )
     return {"ok": True, "result": result}, True
 
 
+def is_instant(untrusted_line: bytes) -> bool:
+    """Whether a line asks for something that takes no time and waits for nothing outside."""
+    try:
+        return VERBS[parse_line(untrusted_line)[0]].is_instant
+    except ProtocolError:
+        return False
+
+
 _NOTED = ("user", "resealed", "current", "changed", "unreadable")  # of a result, for the journal
-_KINDS = {RefusedError: "refused", MsisdnError: "usage", StoreUnavailable: "store_away"}
+_KINDS = {RefusedError: "refused", MsisdnError: "usage", StoreUnavailable: "store_away", ThrottledError: "throttled"}
+
+
+def error_answer(error: TextgateError) -> dict[str, Any]:
+    """What the peer is told of an error; `throttled` with how many seconds to wait."""
+    answer = _error(_KINDS.get(type(error), "failed"), error.message, error.hint)
+    if isinstance(error, ThrottledError):
+        answer["error"]["wait_s"] = math.ceil(error.wait_s)
+    return answer
 
 
 def _error(kind: str, message: str, hint: str | None) -> dict[str, Any]:
@@ -214,7 +193,8 @@ def _status(call: Call) -> dict[str, Any]:
         }
     except StoreUnavailable as error:
         store = {"is_up": False, "error": error.message}
-    credit = call.services.gateway.credit()
+    # `fresh` is root's; whatever else stands there asks for nothing.
+    credit, age_s = call.daemon.credit.read(call.services.gateway, is_fresh=call.arguments.get("fresh") is True)
     return {
         "version": __version__,
         "started_at": round(call.daemon.counts.started_at),
@@ -227,6 +207,7 @@ def _status(call: Call) -> dict[str, Any]:
             "reason": credit.reason.value,
             "credit": None if credit.amount is None else str(credit.amount),
             "currency": credit.currency,
+            "credit_age_s": round(age_s),
             "clock_skew_s": credit.clock_skew_s,
         },
     }
@@ -307,10 +288,14 @@ def _require_country(services: Services, phone: Any) -> None:
 
 
 def _unlock(call: Call) -> dict[str, Any]:
-    """End a user's lockout and forget what was counted against him."""
-    user = _known_user(call)
-    call.services.store.unlock(user_key(user))
-    return {"user": user}
+    """End a user's lockouts and forget what was counted against them; but what counts for the day only for root.
+
+    Otherwise a member of the group who has the first factor as well would have a day's guesses with each unlock.
+    """
+    user, is_root = _known_user(call), call.peer.uid == 0
+    call.daemon.limits.take_unlock(call.peer.uid, user)
+    call.services.store.unlock(user_key(user), is_day_forgotten=is_root)
+    return {"user": user, "is_day_forgotten": is_root}
 
 
 def _recovery(call: Call) -> dict[str, Any]:
@@ -358,11 +343,11 @@ def _last_pass(call: Call) -> dict[str, Any]:
 
 
 VERBS: Mapping[str, AdminVerb] = {
-    "status": AdminVerb(_status, frozenset(), is_root_only=False, done=None),
+    "status": AdminVerb(_status, frozenset({"fresh"}), is_root_only=False, done=None),
     "unlock": AdminVerb(
         _unlock, frozenset({"user"}), is_root_only=False, done="user unlocked", priority=Priority.NOTICE
     ),
-    "last-pass": AdminVerb(_last_pass, frozenset({"service"}), is_root_only=True, done=None),
+    "last-pass": AdminVerb(_last_pass, frozenset({"service"}), is_root_only=True, done=None, is_instant=True),
     "recovery": AdminVerb(
         _recovery, frozenset({"user"}), is_root_only=True, done="recovery codes made", priority=Priority.NOTICE
     ),

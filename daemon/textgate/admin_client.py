@@ -5,9 +5,17 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 from typing import Any
 
-from .errors import DaemonUnavailable, MsisdnError, RefusedError, StoreUnavailable, TextgateError
+from .errors import (
+    DaemonUnavailable,
+    MsisdnError,
+    RefusedError,
+    StoreUnavailable,
+    TextgateError,
+    ThrottledError,
+)
 
 VERSION = 1
 TIMEOUT_S = 30.0  # a test text may take the gateway's whole deadline
@@ -25,13 +33,17 @@ def call(socket_path: str, verb: str, timeout_s: float | None = None, /, **argum
 
     timeout_s: longest wait for its answer, TIMEOUT_S if None.
     Returns the verb's result. Raises DaemonUnavailable when it can't be reached or doesn't answer in form,
-    RefusedError when it says no, another TextgateError when something broke there.
+    RefusedError when it says no (ThrottledError for "not yet"), another TextgateError when something broke there.
     """
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
     line = json.dumps({"v": VERSION, "verb": verb} | arguments).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(TIMEOUT_S if timeout_s is None else timeout_s)
+            # Waits in the kernel's line where the socket's is full, each in turn. Without waiting there, as Python's
+            # own time limit does it, a flood of connections would let nobody else in.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
             connection.connect(socket_path)
+            connection.settimeout(timeout_s)
             connection.sendall(line)
             with connection.makefile("rb") as lines:
                 answer = lines.readline(ANSWER_MAX_BYTES)
@@ -47,6 +59,11 @@ def call(socket_path: str, verb: str, timeout_s: float | None = None, /, **argum
     return _read(answer)
 
 
+def _timeval(seconds: float) -> bytes:
+    """As setsockopt takes a time (socket(7), SO_SNDTIMEO). Not 0, which is for ever."""
+    return struct.pack("@ll", int(seconds), max(1, int(seconds % 1 * 1_000_000)))
+
+
 def _read(answer: bytes) -> dict[str, Any]:
     if not answer:
         raise DaemonUnavailable("textgated closed the connection", hint="see: journalctl -u textgated")
@@ -58,6 +75,7 @@ def _read(answer: bytes) -> dict[str, Any]:
             return reply["result"]
         error = reply["error"]
         kind, message, hint = error["kind"], error["message"], error["hint"]
+        wait_s = float(error.get("wait_s", 0))
         if not (isinstance(kind, str) and isinstance(message, str) and isinstance(hint, str | None)):
             raise ValueError("error")
     except (ValueError, KeyError, TypeError):
@@ -65,4 +83,6 @@ def _read(answer: bytes) -> dict[str, Any]:
             "textgated gave an answer that this command doesn't know",
             hint="restart textgated after an upgrade: systemctl restart textgated",
         ) from None
+    if kind == "throttled":
+        raise ThrottledError(message, wait_s=wait_s, hint=hint)
     raise _ERRORS.get(kind, TextgateError)(message, hint=hint)

@@ -90,10 +90,11 @@ def check_config(context: Context) -> None:
 
 
 @main.command()
+@click.option("--fresh", "is_fresh", is_flag=True, help="ask the gateway now, and not at most once a minute (root)")
 @command
-def status(context: Context) -> None:
+def status(context: Context, is_fresh: bool) -> None:
     """Show whether textgated, Redis and the gateway work, and what was answered since the start."""
-    result = context.status()
+    result = context.status(is_fresh=is_fresh)
     context.result(result)
     if not context.is_json:
         _show_status(result)
@@ -129,7 +130,10 @@ def _gateway_words(gateway: Mapping[str, Any]) -> str:
         return "its credit is not known; to prove that it works: textgate send-test"
     if not gateway["is_up"]:
         return f"NOT USABLE: {gateway['reason']}"
-    return f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip()
+    age_s = gateway.get("credit_age_s", 0)
+    return f"ok, credit {gateway['credit']} {gateway['currency'] or ''}".rstrip() + (
+        f" ({age_s} s ago)" if age_s else ""
+    )
 
 
 @main.command()
@@ -256,10 +260,12 @@ def _warn_if_unknown(context: Context, result: Mapping[str, Any]) -> None:
 @click.argument("user", shell_complete=complete_users)
 @command
 def unlock(context: Context, user: str) -> None:
-    """End USER's lockout and forget the wrong codes and texts counted against him."""
+    """End USER's lockouts and, where root does it, forget the wrong codes and texts counted against them."""
     result = context.ask_daemon("unlock", user=user)
     context.result(result)
     context.say(f"{result['user']} is unlocked.")
+    if not result.get("is_day_forgotten", True):
+        context.say("The wrong codes and texts of the day still count. If these keep them out, root can unlock them.")
 
 
 @main.command()

@@ -15,7 +15,7 @@ import click
 
 from . import admin_client, wiring
 from .config import Config
-from .errors import TextgateError, UsageError
+from .errors import TextgateError, ThrottledError, UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,9 +81,9 @@ class Context:
         """Call a verb of the admin socket."""
         return admin_client.call(self.config.daemon.admin_socket, verb, **arguments)
 
-    def status(self) -> dict[str, Any]:
-        """The daemon's status. Raises DaemonUnavailable."""
-        return self.ask_daemon("status")
+    def status(self, *, is_fresh: bool = False) -> dict[str, Any]:
+        """The daemon's status. is_fresh: the gateway is asked now, which is root's. Raises DaemonUnavailable."""
+        return self.ask_daemon("status", **({"fresh": True} if is_fresh else {}))
 
     def say(self, text: str) -> None:
         """A line for a person; nothing with --json."""
@@ -122,7 +122,9 @@ def fail(context: Context, error: TextgateError) -> NoReturn:
     """Say what happened and what to do, and end with the error's exit code."""
     if context.is_json:
         faults = list(getattr(error, "faults", []))
-        report = {"message": error.message, "hint": error.hint} | ({"faults": faults} if faults else {})
+        report: dict[str, Any] = {"message": error.message, "hint": error.hint}
+        report |= {"faults": faults} if faults else {}
+        report |= {"wait_s": error.wait_s} if isinstance(error, ThrottledError) else {}
         click.echo(json.dumps({"error": report}, ensure_ascii=False))
     else:
         faults = list(getattr(error, "faults", []))

@@ -194,7 +194,7 @@ def _require_way_in(context: Context, admin: PamAdmin, service: str, first_facto
                 "no administrator with a phone could log in by ssh: " + "; ".join(obstacles),
                 hint="enrol one who can, mend that, or choose another --first-factor",
             )
-    status = context.status()
+    status = context.status(is_fresh=True)
     # None is a gateway that can't be asked; whoever is enrolled had a text from it.
     if not status["store"]["is_up"] or status["gateway"]["is_up"] is False:
         raise PamAdminError("codes could not be texted or checked now", hint="see: textgate status")

@@ -73,7 +73,7 @@ class Machine:
     def status(self) -> dict[str, Any] | None:
         """The daemon's own word; None where it is away, which the check of the daemon tells."""
         try:
-            return admin_client.call(self.config.daemon.admin_socket, "status")
+            return admin_client.call(self.config.daemon.admin_socket, "status", fresh=True)
         except DaemonUnavailable:
             return None
 

@@ -93,3 +93,11 @@ class RefusedError(TextgateError):
     """The daemon understood and said no (wrong code, throttled, gateway refused)."""
 
     exit_code = ExitCode.REFUSED
+
+
+class ThrottledError(RefusedError):
+    """The daemon said "not yet": it makes sense to ask again in wait_s seconds."""
+
+    def __init__(self, message: str, *, wait_s: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.wait_s = wait_s

@@ -25,9 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, admin, memory, texts, wiring
+from .admin_desk import AdminDesk
 from .audit import Audit, Event, Priority, choose_sink
+from .audit_digest import Digest
 from .boot import boot_id
 from .config import DEFAULT_PATH, Config, DaemonConfig
+from .counts import Counts
 from .dispatcher import Dispatcher
 from .errors import ExitCode, ProtocolError, TextgateError
 from .peercred import peer_credentials
@@ -45,8 +48,6 @@ except ImportError:  # without systemd there is nobody to notify and no socket i
 BACKLOG = 1024
 STALE_S = 8.0  # a helper waits 10 s by default; an answer that comes later than that reaches nobody
 STUCK_S = 90.0  # longer than any deadline of a request: the watchdog may end a daemon that works on one for so long
-ADMIN_THREADS = 4
-ADMIN_WAITING = 16
 SERVER_UIDS = frozenset({0})  # who may call the auth socket: PAM's helper runs as root
 
 
@@ -83,14 +84,14 @@ class Server:
         check_count = config.workers - begin_count
         self._workers = Dispatcher(threads=begin_count, waiting=config.queue + check_count, name="begin")
         self._checkers = Dispatcher(threads=max(1, check_count), waiting=config.queue, name="check")
-        self._admins = Dispatcher(threads=ADMIN_THREADS, waiting=ADMIN_WAITING, name="admin")
         self._under_way: dict[int, float] = {}
-        self._admin_connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._signals: list[int] = []
         self._boot_id = boot_id(os.environ)
-        self.counts = admin.Counts()
-        self._for_admins = admin.Daemon(lambda: self._services, self.counts, audit, self._reload)
+        self.counts = Counts()
+        self._digest = Digest(audit, self._later)
+        for_admins = admin.Daemon(lambda: self._services, self.counts, audit, self._digest, self._reload)
+        self._desk = AdminDesk(listeners.admin, for_admins)
 
     # --- The main loop ---
 
@@ -99,7 +100,7 @@ class Server:
         with _wakeup_signals(self._signals) as wakeup, selectors.DefaultSelector() as selector:
             selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
             selector.register(self._listeners.auth, selectors.EVENT_READ, self._accept_login)
-            selector.register(self._listeners.admin, selectors.EVENT_READ, self._accept_admin)
+            self._desk.start()
             watchdog = _Watchdog(self._is_healthy)
             notify("READY=1")
             self._audit.event(Event.SERVICE, "ready", version=__version__)
@@ -149,20 +150,19 @@ class Server:
                 with contextlib.suppress(OSError):
                     Path(listener.getsockname()).unlink()
         self._listeners.auth.close()
-        self._listeners.admin.close()
-        with self._lock:  # what was asked there is still answered, but nobody waits for a next question
-            for connection in self._admin_connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RD)
         ender = threading.Timer(self._config.stop_timeout_s, os._exit, (ExitCode.FAILURE,))
         ender.daemon = True
         ender.start()
         self._workers.close()
         self._checkers.close()
+        self._desk.close()
         self._services.close()
-        self._admins.close()
         ender.cancel()
+        self._digest.flush()
         self._audit.event(Event.SERVICE, "stopped")
+
+    def _later(self, wait_s: float, job: Callable[[], None]) -> None:
+        self._services.alarms.after(wait_s, job)
 
     def _is_healthy(self) -> bool:
         """Whether no request is worked on for longer than its deadlines allow."""
@@ -180,19 +180,19 @@ class Server:
                 uid = -1
             if uid not in SERVER_UIDS:
                 self.counts.add("peer_refused")
-                self._audit.event(Event.PROTOCOL, "peer refused", priority=Priority.WARNING, reason="peer", uid=uid)
+                self._digest.event(Event.PROTOCOL, "peer refused", priority=Priority.WARNING, reason="peer", uid=uid)
                 _refuse_now(connection, texts.INTERNAL)
                 continue
             accepted_at = time.monotonic()
             workers = self._checkers if is_check(connection) else self._workers
             if workers.submit(_bound(self._serve_login, connection, accepted_at)) is None:
                 self.counts.add("overload")
-                self._audit.event(Event.OVERLOAD, "too many logins waiting", priority=Priority.ERROR, result="deny")
+                self._digest.event(Event.OVERLOAD, "too many logins waiting", priority=Priority.ERROR, result="deny")
                 _refuse_now(connection, texts.BUSY)
 
     def _on_accept_error(self, error: OSError) -> None:
         """No file descriptor left, for example. The peer waits in the backlog; the pause keeps the loop calm."""
-        self._audit.event(Event.FAULT, "can't accept", priority=Priority.ALERT, reason=error.strerror or "unknown")
+        self._digest.event(Event.FAULT, "can't accept", priority=Priority.ALERT, reason=error.strerror or "unknown")
         time.sleep(0.05)
 
     def _serve_login(self, connection: socket.socket, accepted_at: float) -> None:
@@ -215,7 +215,7 @@ class Server:
         """Begin to answer one connection; None when the verifier will. Whatever breaks on the way is a denial."""
         if time.monotonic() - accepted_at > STALE_S:
             self.counts.add("overload")
-            self._audit.event(Event.OVERLOAD, "request waited too long", priority=Priority.ERROR, result="deny")
+            self._digest.event(Event.OVERLOAD, "request waited too long", priority=Priority.ERROR, result="deny")
             return Reply(Word.DENY, texts.BUSY)
         services = self._services
         try:
@@ -233,7 +233,7 @@ class Server:
             return None
         except ProtocolError as error:
             self.counts.add("protocol_error")
-            self._audit.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
+            self._digest.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
         except Exception as error:
             self.counts.add("fault")
             return refusal_for(error, self._audit)
@@ -250,30 +250,6 @@ class Server:
             self._reply(connection, reply)
 
         return answer
-
-    # --- The admin socket ---
-
-    def _accept_admin(self) -> None:
-        for connection in _accept_all(self._listeners.admin, self._on_accept_error):
-            with self._lock:
-                self._admin_connections.add(connection)
-            if self._admins.submit(_bound(self._serve_admin, connection)) is None:
-                self._forget_admin(connection)
-
-    def _serve_admin(self, connection: socket.socket) -> None:
-        try:
-            admin.serve(connection, self._for_admins)
-        except Exception as error:
-            self._audit.event(
-                Event.FAULT, "admin request failed", priority=Priority.ERROR, reason=told(error), at=where(error)
-            )
-        finally:
-            self._forget_admin(connection)
-
-    def _forget_admin(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._admin_connections.discard(connection)
-        connection.close()
 
 
 def _bound(function: Callable[..., None], *arguments: Any) -> Callable[[], None]:

@@ -306,13 +306,16 @@ class Store:
         """How many recovery codes a user has left."""
         return int(self._call(lambda: self._redis.hlen(_user_keys(user_key, "-")[_RECOVERY_KEY])))
 
-    def unlock(self, user_key: str) -> None:
-        """End a lockout and forget the wrong codes and texts that were counted against the user."""
+    def unlock(self, user_key: str, *, is_day_forgotten: bool = True) -> None:
+        """End a user's lockouts at every place, and forget the wrong codes and texts that were counted there.
+
+        is_day_forgotten: False ends the lockouts and no more, so that a day never has more guesses than a day's.
+        """
 
         def forget() -> None:
             places = ("", *self._redis.zrange(_user_keys(user_key, "-")[_KNOWN_KEY], 0, -1))
             counted = {key for place in places for key in _user_keys(user_key, "-", place)[_FIRST_COUNTED_KEY:]}
-            self._redis.delete(*counted)
+            self._redis.delete(*(key for key in counted if is_day_forgotten or key.endswith(":guard")))
 
         self._call(forget)
 

@@ -20,7 +20,7 @@ import pytest
 
 from fakes import Entry, FakeGateway, FullSender, HeldSender, Journal
 from private_redis import PrivateRedis
-from textgate import admin, server
+from textgate import admin, admin_desk, server
 from textgate.audit import Event, Priority
 from textgate.config import Config, DaemonConfig
 from textgate.errors import MsisdnError, RefusedError, StoreUnavailable, TextgateError
@@ -274,6 +274,7 @@ class Desk:
         listeners = server.Listeners(_listener(folder / "auth"), _listener(folder / "admin"), is_passed=True)
         config = DaemonConfig(workers=2, queue=2, read_timeout_s=0.2)
         self.server = server.Server(config, listeners, services, self.journal.audit, _keep)
+        self.server._desk.start()
         self.folder = folder
 
     def ask(self, name: str, data: bytes, *, is_ended: bool = True) -> bytes:
@@ -284,7 +285,8 @@ class Desk:
             peer.sendall(data)
             if is_ended:
                 peer.shutdown(socket.SHUT_WR)
-            {"auth": self.server._accept_login, "admin": self.server._accept_admin}[name]()
+            if name == "auth":
+                self.server._accept_login()
             answer = b""
             while chunk := peer.recv(65536):
                 answer += chunk
@@ -335,13 +337,12 @@ class Verifier:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    unlocked: list[str] = []
     services = SimpleNamespace(
         config=Config(path="test"),
         verifier=Verifier(),
         vault=SimpleNamespace(current_key="k1", is_current=lambda _sealed: True),
         store=SimpleNamespace(
-            unlock=unlocked.append,
+            unlock=lambda *_args, **_more: None,
             set_recovery=lambda *_args, **_more: None,
             sealed_secrets=lambda: iter([("a", "b")]),
             health=lambda: (_ for _ in ()).throw(StoreUnavailable("redis: ConnectionError")),
@@ -435,7 +436,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: f"{command.line['verb']}-{command.result}")
 def test_command_gives_exactly_one_event(desk: Desk, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    monkeypatch.setattr(admin, "peer_credentials", lambda _connection: PeerCred(1, command.uid, 1000))
+    monkeypatch.setattr(admin_desk, "peer_credentials", lambda _connection: PeerCred(1, command.uid, 1000))
     answer = json.loads(desk.ask("admin", json.dumps({"v": 1} | command.line).encode() + b"\n"))
     assert answer["ok"] is (command.result == "ok")
     entry = _only(desk)

@@ -1203,7 +1203,7 @@ def test_request_that_waited_too_long_is_denied(monkeypatch: pytest.MonkeyPatch)
     counted: list[str] = []
     server: Any = object.__new__(server_module.Server)
     server.counts = type("Counts", (), {"add": staticmethod(counted.append)})
-    server._audit = type("Audit", (), {"event": staticmethod(lambda *_args, **_fields: None)})
+    server._digest = type("Digest", (), {"event": staticmethod(lambda *_args, **_fields: None)})
     reply = server._start(None, time.monotonic() - server_module.STALE_S - 0.1)
     assert (reply.word.value, reply.text) == ("deny", texts.BUSY)
     assert counted == ["overload"]

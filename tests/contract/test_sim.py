@@ -36,7 +36,7 @@ def ordinary(setting: Setting) -> dict[str, Ordinary]:
 
 def test_attacker_has_at_most_one_in_fifty_thousand_a_day(attacks: dict[str, Attack]) -> None:
     guessing = [row for name, row in attacks.items() if row.guesses and "2-digit" not in name]
-    assert len(guessing) == 5
+    assert len(guessing) == 7
     for row in guessing:
         assert row.odds_a_day is not None
         assert row.odds_a_day >= 50_000

@@ -886,6 +886,17 @@ def test_unlock_does_not_touch_secret_counter_and_challenges(logins: Logins) -> 
     assert (taken.challenge_id, taken.counter) == (begun.challenge_id, begun.counter)
 
 
+def test_unlock_that_keeps_the_day_ends_lockouts_and_no_more(logins: Logins) -> None:
+    for count in (5, logins.rules.wrong_per_place - 5):
+        logins.guess_wrong_times(count)
+        assert logins.begin(session="locked").state is BeginState.LOCKED
+        logins.store.unlock("alice", is_day_forgotten=False)
+    used_up = logins.begin(session="new")
+    assert (used_up.state, used_up.row) == (BeginState.LOCKED, "wrong_per_day")
+    logins.store.unlock("alice")
+    assert logins.begin(session="new").state is BeginState.NEW
+
+
 def test_unlock_of_a_user_who_never_came_is_nothing(logins: Logins) -> None:
     logins.store.unlock("nobody")
 

@@ -146,11 +146,14 @@ def test_status_fails_and_says_so_when_a_part_is_away(redis_server: RedisServer,
     assert re.search(r"(?m)^redis +AWAY: ", done.stdout)
     redis_server.start()
     with gateway.refusing():
-        done = run("status")
+        assert run("status").returncode == 0  # an answer of less than a minute ago
+        done = run("status", "--fresh")
         answer = textgate("status")
     assert done.returncode == answer.exit_code == FAILURE
     assert re.search(r"(?m)^gateway +NOT USABLE: ", done.stdout)
     assert answer.data["gateway"]["is_up"] is False
+    assert run("status").returncode == FAILURE  # and that of a moment ago is shown as well
+    assert run("status", "--fresh").returncode == OK
 
 
 # --- Who may. ---

@@ -108,8 +108,11 @@ def _attack(
     )
 
 
-def _guessing(name: str, *sources: Callable[[], Source], hosts: int = 1) -> Play[Attack]:
-    """Guessing at one account from each of the places, while its owner logs in four times a day at his office."""
+def _guessing(name: str, *sources: Callable[[], Source], hosts: int = 1, is_member: bool = False) -> Play[Attack]:
+    """Guessing at one account from each of the places, while its owner logs in four times a day at his office.
+
+    is_member: of the admin group, who unlocks the account as often as may be.
+    """
 
     def play(setting: Setting) -> Attack:
         loot, tally = Loot(), Tally()
@@ -122,6 +125,8 @@ def _guessing(name: str, *sources: Callable[[], Source], hosts: int = 1) -> Play
                     world.join("attacker", people.guess(world, "alice", source(), loot))
                 else:
                     world.join("attacker", people.guess_at_once(world, "alice", source(), loot, hosts=hosts))
+            if is_member:
+                world.join("attacker", people.unlock_for_ever(world, "alice"))
             people.plan_days(owner, tally, [always(OFFICE)] * 4, days=setting.days)
             world.run(MIDNIGHT_MS + setting.days * DAY_MS)
             return _attack(world, name, setting.days, hits=loot.hits, owner=tally)
@@ -226,6 +231,8 @@ ATTACKS: tuple[Play[Attack], ...] = (
     _guessing("guess through 4 hosts, 15 guesses at a time", never_twice, hosts=4),
     _guessing("guess from the owner's office", _office),
     _guessing("guess from his office, his home and afar", _office, _home, _afar),
+    _guessing("guess from afar, in the admin group, too", _afar, is_member=True),
+    _guessing("guess from three places, in the admin group, too", _office, _home, _afar, is_member=True),
     _small_space,
     _locking_out("lock out from afar; owner at his office", [never_twice], _office),
     _locking_out("lock out from afar; owner at sudo", [never_twice], _sudo),

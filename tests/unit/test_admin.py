@@ -15,9 +15,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fakes import FakeGateway, Journal
-from textgate import admin
-from textgate.admin import LINE_MAX_BYTES, REQUESTS_MAX, VERBS, Counts, parse_line
+from textgate import admin, admin_desk
+from textgate.admin import LINE_MAX_BYTES, VERBS, parse_line
+from textgate.admin_desk import REQUESTS_MAX, AdminDesk
+from textgate.audit_digest import Digest
 from textgate.config import Config, LimitsConfig
+from textgate.counts import Counts
 from textgate.errors import ProtocolError, StoreUnavailable, TextgateError, VaultError
 from textgate.gateway_outcomes import Credit, Outcome, SendReason
 from textgate.peercred import PeerCred
@@ -29,7 +32,7 @@ HEALTH = StoreHealth(version="7.0.15", is_durable=True, used_memory_bytes=1000)
 
 # Written down a second time: who may call what is a promise.
 MAY_CALL = {
-    "status": (set(), "group"),
+    "status": ({"fresh"}, "group"),
     "unlock": ({"user"}, "group"),
     "send-test": ({"number"}, "root"),
     "prove-begin": ({"user", "number"}, "root"),
@@ -67,21 +70,21 @@ class Verifier:
 class Store:
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.unlocked: list[str] = []
+        self.unlocked: list[tuple[str, bool]] = []
 
     def health(self) -> StoreHealth:
         if self.error:
             raise self.error
         return HEALTH
 
-    def unlock(self, user_key: str) -> None:
+    def unlock(self, user_key: str, *, is_day_forgotten: bool) -> None:
         if self.error:
             raise self.error
-        self.unlocked.append(user_key)
+        self.unlocked.append((user_key, is_day_forgotten))
 
 
 class Desk:
-    """The admin side of a daemon over a pair of sockets, with a peer of this uid."""
+    """The admin side of a daemon, with one connection of a peer of this uid."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, uid: int = 0) -> None:
         self.journal, self.counts = Journal(), Counts()
@@ -95,17 +98,20 @@ class Desk:
             gateway=self.gateway,
             vault=SimpleNamespace(current_key="k1"),
         )
-        monkeypatch.setattr(admin, "peer_credentials", lambda _connection: PeerCred(1, uid, 1000))
-        daemon = admin.Daemon(lambda: services, self.counts, self.journal.audit, self._reload)
-        self.near, far = socket.socketpair()
+        monkeypatch.setattr(admin_desk, "peer_credentials", lambda _connection: PeerCred(1, uid, 1000))
+        audit = self.journal.audit
+        self.digest = Digest(audit, lambda _wait_s, _job: None)
+        self.daemon = admin.Daemon(lambda: services, self.counts, audit, self.digest, self._reload)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(b"\0textgate-test-%d" % id(self))
+        listener.listen()
+        listener.setblocking(False)
+        self.near = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.near.settimeout(WITHIN_S)
+        self.near.connect(listener.getsockname())
         self.lines = self.near.makefile("rb")
-        self._thread = threading.Thread(target=self._serve, args=(far, daemon))
-        self._thread.start()
-
-    def _serve(self, far: socket.socket, daemon: admin.Daemon) -> None:
-        with far:
-            admin.serve(far, daemon)
+        self.desk = AdminDesk(listener, self.daemon)
+        self.desk.start()
 
     def _reload(self) -> None:
         if self.reload_error:
@@ -124,7 +130,7 @@ class Desk:
     def close(self) -> None:
         self.lines.close()
         self.near.close()
-        self._thread.join(WITHIN_S)
+        self.desk.close()
 
 
 @pytest.fixture
@@ -171,7 +177,7 @@ def test_verb_for_root_is_forbidden_to_others(desk_of: Callable[[int], Desk], ve
 @pytest.mark.parametrize("verb", ["status", "unlock"])
 def test_admin_group_may_call_the_other_verbs(desk_of: Callable[[int], Desk], verb: str, uid: int) -> None:
     desk = desk_of(uid)
-    assert desk.ask(verb, **dict.fromkeys(MAY_CALL[verb][0], "alice"))["ok"] is True
+    assert desk.ask(verb, **dict.fromkeys(MAY_CALL[verb][0] - {"fresh"}, "alice"))["ok"] is True
     noted = desk.journal.find("admin", verb=verb, uid=str(uid), result="ok")
     assert len(noted) == (0 if verb == "status" else 1)
 
@@ -260,7 +266,7 @@ def test_connection_ends_after_its_number_of_requests(desk: Desk) -> None:
 
 
 def test_silent_connection_ends(monkeypatch: pytest.MonkeyPatch, desk_of: Callable[[int], Desk]) -> None:
-    monkeypatch.setattr(admin, "IDLE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(admin_desk, "IDLE_TIMEOUT_S", 0.05)
     assert desk_of(0).has_ended()
 
 
@@ -300,6 +306,7 @@ def test_status_shows_everything(desk: Desk) -> None:
         "reason": "accepted",
         "credit": "25.00",
         "currency": "DKK",
+        "credit_age_s": 0,
         "clock_skew_s": 0.0,
     }
 
@@ -318,8 +325,8 @@ def test_status_does_not_call_an_api_down_that_cannot_be_asked(desk: Desk, monke
 
 
 def test_unlock_goes_by_the_canonical_name(desk: Desk) -> None:
-    assert desk.ask("unlock", user="ALICE")["result"] == {"user": "alice"}
-    assert desk.store.unlocked == ["alice"]
+    assert desk.ask("unlock", user="ALICE")["result"] == {"user": "alice", "is_day_forgotten": True}
+    assert desk.store.unlocked == [("alice", True)]
     assert desk.journal.find("admin", user="alice", uid="0")
 
 

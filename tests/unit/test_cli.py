@@ -409,6 +409,30 @@ def test_status_shows_what_works(desk: Desk, daemon: Daemon, answer: bytes, exit
     assert desk.run("status", "--json")[0] == exit_code
 
 
+def test_status_asks_the_gateway_anew_if_told_to_and_shows_how_old_its_word_is(desk: Desk, daemon: Daemon) -> None:
+    daemon.answers = [_status(gateway={"credit_age_s": 42}), _status(gateway={"credit_age_s": 0})]
+    assert "credit 25.00 DKK (42 s ago)" in desk.run("status")[1]
+    assert "ago" not in desk.run("status", "--fresh")[1]
+    assert [asked.get("fresh") for asked in daemon.asked] == [None, True]
+
+
+# --- unlock ---
+
+
+def test_unlock_says_where_the_day_still_counts(desk: Desk, daemon: Daemon) -> None:
+    daemon.answers = [_ok({"user": "alice", "is_day_forgotten": is_forgotten}) for is_forgotten in (True, False)]
+    assert desk.run("unlock", "alice")[1] == "alice is unlocked.\n"
+    assert "still count" in desk.run("unlock", "alice")[1]
+
+
+def test_command_that_comes_too_often_is_told_to_wait(desk: Desk, daemon: Daemon) -> None:
+    error = {"kind": "throttled", "message": "too many requests: wait 9 seconds", "hint": "wait", "wait_s": 9}
+    answer = json.dumps({"v": 1, "ok": False, "error": error}).encode() + b"\n"
+    daemon.answers = [answer, answer]
+    assert desk.run("unlock", "alice")[::2] == (5, "textgate: error: too many requests: wait 9 seconds\nhint: wait\n")
+    assert json.loads(desk.run("unlock", "alice", "--json")[1])["error"]["wait_s"] == 9
+
+
 # --- send-test ---
 
 

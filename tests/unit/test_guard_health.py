@@ -45,7 +45,9 @@ class Bench:
         monkeypatch.setattr(cli_pam, "dry_run", lambda _rules=None: self.played)
         alice = Account("alice", 1000, 1000, frozenset({"sudo"}))
         monkeypatch.setattr(cli_pam, "enrolled_admins", lambda config: [alice])
-        monkeypatch.setattr(admin_client, "call", lambda *_: {"store": {"is_up": True}, "gateway": {"is_up": True}})
+        monkeypatch.setattr(
+            admin_client, "call", lambda *_, **__: {"store": {"is_up": True}, "gateway": {"is_up": True}}
+        )
         monkeypatch.setattr(way_in.Logins, "without_password", lambda _: self.empty)
         monkeypatch.setattr(way_in.Logins, "passwordless_sudo", lambda _: [])
 

@@ -29,7 +29,9 @@ from hostile import CANARY, NAMES
 from textgate import admin, cli, pam_conversation, sms, texts
 from textgate.accounts import MAX_NAME_BYTES, NssAccounts
 from textgate.audit import VALUE_MAX_LENGTH, Audit, Event, stream_sink
+from textgate.audit_digest import Digest
 from textgate.config import Config
+from textgate.counts import Counts
 from textgate.directory import parse_phones, set_phone
 from textgate.errors import DirectoryError, ProtocolError, RefusedError
 from textgate.msisdn import Msisdn
@@ -196,7 +198,9 @@ def test_command_refuses_the_name_without_repeating_it(name: str) -> None:
         verifier=SimpleNamespace(canonical_user=lambda user: None),
         store=SimpleNamespace(unlock=unlocked.append),
     )
-    daemon = admin.Daemon(lambda: services, admin.Counts(), journal.audit, lambda: None)
+    daemon = admin.Daemon(
+        lambda: services, Counts(), journal.audit, Digest(journal.audit, lambda *_later: None), lambda: None
+    )
     call = admin.Call({"user": name}, PeerCred(1, 0, 0), daemon)
     with pytest.raises((RefusedError, ProtocolError)) as refused:
         admin.VERBS["unlock"].handler(call)

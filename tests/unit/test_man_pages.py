@@ -441,5 +441,5 @@ def test_mistyped_directive_or_value_is_an_error(line: str) -> None:
 def test_command_or_section_that_no_prose_names_is_added() -> None:
     page = make_pages().Page("# x(8): y\n@command status\n@commands\n@section vault\n@sections\n")
     lines = page.expanded()
-    for heading in ("### textgate status", "### textgate doctor", "### [vault]", "### [limits]"):
+    for heading in ("### textgate status [--fresh]", "### textgate doctor", "### [vault]", "### [limits]"):
         assert lines.count(heading) == 1, heading
