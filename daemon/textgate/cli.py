@@ -16,7 +16,7 @@ import click
 
 from . import __version__, wiring
 from .cli_base import Context, LazyGroup, command, complete_services, complete_users
-from .config import DEFAULT_PATH
+from .config import DEFAULT_PATH, cautions
 from .errors import DirectoryError, ExitCode, RefusedError, TextgateError
 
 EPILOG = """Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or credentials, 4 textgated can't be reached,
@@ -78,7 +78,19 @@ def check_config(context: Context) -> None:
         except DirectoryError as error:
             faults.append(error.message)
     user_count = len(phones.numbers) if phones else 0
-    context.result({"config": config.path, "is_ok": not faults, "faults": faults, "phone_count": user_count})
+    warnings = list(cautions(config))
+    context.result(
+        {
+            "config": config.path,
+            "is_ok": not faults,
+            "faults": faults,
+            "warnings": warnings,
+            "phone_count": user_count,
+        }
+    )
+    for warning in warnings:
+        if not context.is_json:
+            click.echo(f"textgate: warning: {warning}", err=True)
     for fault in faults:
         if not context.is_json:
             click.echo(f"textgate: error: {fault}", err=True)

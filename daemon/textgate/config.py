@@ -324,11 +324,24 @@ class ServicesConfig:
 class FailmodeConfig:
     """[failmode] What happens when a part of textgate is away; "safe" lets in without a code and raises an alert."""
 
-    store: str = option("secure", choice("secure", "safe"), "Redis is away")
+    store: str = option("secure", choice("secure", "safe"), "nobody takes connections at Redis' address")
     gateway: str = option("secure", choice("secure", "safe"), "the gateway can't be reached, or breaks")
     safe_services: tuple[str, ...] = option(
-        (), list_of(service), 'services in which "safe" applies; in all others it stays secure'
+        (), list_of(service), 'services of [services] ssh in which "safe" applies; in all others it stays secure'
     )
+    safe_local_services: tuple[str, ...] = option(
+        (),
+        list_of(service),
+        'services of the machine itself, such as "login", in which "safe" applies, although whoever uses them is '
+        "on it already",
+    )
+    away_after_s: float = option(
+        30.0, seconds(5, 3600), "how long nobody must have taken connections before Redis counts as away"
+    )
+
+    def is_safe_in(self, service: str, ssh_services: tuple[str, ...]) -> bool:
+        """Whether "safe" applies in a PAM service. Each kind has a list of its own: see `cautions`."""
+        return service in (self.safe_services if service in ssh_services else self.safe_local_services)
 
 
 @dataclass(frozen=True)
@@ -436,8 +449,31 @@ def _cross_faults(config: Config) -> Iterator[str]:
         yield f"[gateway] text: {fault}"
     if not config.phones.sources:
         yield '[phones] sources: must name at least one source, such as ["file"]'
-    if "safe" in (config.failmode.store, config.failmode.gateway) and not config.failmode.safe_services:
+    failmode = config.failmode
+    if "safe" in (failmode.store, failmode.gateway) and not (failmode.safe_services or failmode.safe_local_services):
         yield '[failmode] safe_services: name the services in which "safe" applies'
+
+
+def cautions(config: Config) -> tuple[str, ...]:
+    """What is no fault, for a daemon that doesn't start lets nobody in, and yet not what somebody meant.
+
+    Each is led by its [section] key, as a fault is.
+    """
+    failmode, found = config.failmode, []
+    if "safe" not in (failmode.store, failmode.gateway):
+        return ()
+    ssh = config.services.ssh
+    for key, other, names in (
+        ("safe_services", "safe_local_services", [name for name in failmode.safe_services if name not in ssh]),
+        ("safe_local_services", "safe_services", [name for name in failmode.safe_local_services if name in ssh]),
+    ):
+        if names:
+            kind = "not in [services] ssh" if key == "safe_services" else "in [services] ssh"
+            found.append(
+                f"[failmode] {key}: {', '.join(names)}: {kind}, so it stays secure there; "
+                f'name it in {other} if "safe" is meant'
+            )
+    return tuple(found)
 
 
 def _suggestion(key: str, known: Any) -> str:

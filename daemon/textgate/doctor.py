@@ -18,12 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import admin_client, wiring
+from . import admin_client, redis_room, wiring
 from .accounts import NssAccounts
 from .administrators import Holder, enrolled_admins, phone_holders
-from .config import Config
+from .config import Config, StoreConfig
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
+from .doctor_failmode import failmode_findings
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
 from .finding import Finding
 from .guard_faults import Level, counts_wrong_passwords, failures, names
@@ -135,15 +136,7 @@ def _config(machine: Machine) -> Iterator[Finding]:
     config = machine.config
     yield Finding("config", Level.OK, f"{config.path} can be used")
     yield from _writable_by_others("config", machine, [config.path])
-    for kind in ("store", "gateway"):
-        if getattr(config.failmode, kind) == "safe":
-            services = ", ".join(config.failmode.safe_services)
-            yield Finding(
-                "config",
-                Level.WARNING,
-                f"when the {kind} is away, {services} let in without a code",
-                f'set [failmode] {kind} = "secure" in {config.path}',
-            )
+    yield from failmode_findings(config)
 
 
 def _credentials(machine: Machine) -> Iterator[Finding]:
@@ -249,6 +242,9 @@ def _redis(machine: Machine) -> Iterator[Finding]:
             "set `appendonly yes` and `appendfsync always` in its configuration",
         )  # fmt: skip
     yield from _redis_rights(machine)
+    room = redis_room.look(machine.at(redis_room.DATA)) if machine.config.store.url == StoreConfig().url else None
+    if room is not None:
+        yield from redis_room.findings(room)
 
 
 def _redis_rights(machine: Machine) -> Iterator[Finding]:

@@ -66,7 +66,14 @@ class UsageError(TextgateError):
 
 
 class StoreUnavailable(TextgateError):
-    """Redis can't be reached, is read-only, is full, or answered in a way that can't be used."""
+    """Redis can't be reached, is read-only, is full, or answered in a way that can't be used.
+
+    is_absent: nobody takes connections at its address (away.py), the only fault for which [failmode] may let in.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, is_absent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_absent = is_absent
 
 
 class DirectoryError(TextgateError):

@@ -47,6 +47,7 @@ from .gateway_outcomes import (
 )
 from .gateway_transport import DeadlineAdapter, TransportFault, tls_context
 from .secret import Secret
+from .shortage import local_shortage
 
 __all__ = [
     "Credit",
@@ -72,6 +73,9 @@ for _name in ("oauthlib", "requests_oauthlib", "requests", "urllib3"):
 
 # No compression: an answer is small, and a bomb would be, too.
 _HEADERS = {"User-Agent": f"textgate/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
+
+# What would be said of the service, and may be this machine's own fault.
+_WITHOUT_AN_ANSWER = (SendReason.UNREACHABLE, SendReason.TIMEOUT)
 
 _MSISDN = re.compile(r"[1-9][0-9]{4,14}")
 _USERREF = re.compile(r"[0-9A-Za-z._:-]{1,64}")
@@ -128,12 +132,14 @@ class _HttpGateway(ABC):
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
+        shortage: Callable[[], str | None] = local_shortage,
     ) -> None:
         self._config = config
         self._base_url = self._platform(config.url)
         self._clock = clock
         self._wall_clock = wall_clock
         self._sleep = sleep
+        self._shortage = shortage
         self._auth = _authentication(config, credentials)
         self._connections = _ConnectionPool(tls=_trust(ca_file), config=config, clock=clock)
 
@@ -187,8 +193,12 @@ class _HttpGateway(ABC):
         """Attempts until one of them, their number or the time is final; with how many there were."""
         repeated: set[SendReason] = set()
         may_be_sent = False
+        former: SendReason | None = None
         for attempt_count in itertools.count(1):
             reading = self._attempt(payload, deadline_at)
+            if former is not None and reading.reason is SendReason.DEADLINE:
+                reading = replace(reading, reason=former)  # there was no time left to find out anything else
+            former = reading.reason
             may_be_sent = may_be_sent or reading.outcome is Outcome.UNKNOWN
             if reading.retry is Retry.NEVER or reading.reason in repeated or attempt_count == MAX_ATTEMPTS:
                 break
@@ -201,6 +211,8 @@ class _HttpGateway(ABC):
         if may_be_sent and reading.outcome is Outcome.REFUSED:
             # The last attempt was refused, but an earlier one may have got through.
             reading = replace(reading, outcome=Outcome.UNKNOWN)
+        if reading.reason in _WITHOUT_AN_ANSWER and self._shortage() is not None:
+            reading = replace(reading, reason=SendReason.SHORTAGE)
         return reading, attempt_count
 
     def _attempt(self, payload: Mapping[str, Any], deadline_at: float) -> Reading:

@@ -57,6 +57,7 @@ class SendReason(Enum):
     BAD_ANSWER = "bad_answer"  # an answer that can't be read
     # Ours.
     UNSUPPORTED = "unsupported"  # this account can't be asked for its balance (some on the Messaging API)
+    SHORTAGE = "shortage"  # this machine lacks ports, descriptors, memory or time for a connection
     INTERNAL = "internal"  # a fault of textgate itself
 
 
@@ -72,7 +73,33 @@ ALERT_REASONS = frozenset(
         SendReason.CONTENT,
         SendReason.REDIRECT,
         SendReason.TLS,
+        SendReason.SHORTAGE,
         SendReason.INTERNAL,
+    }
+)
+
+
+# What one text came to in this way, every other one would have. The rest is about one number, or may be.
+_CONCERNS_ALL = frozenset(
+    {
+        SendReason.ACCEPTED,
+        SendReason.CREDIT,
+        SendReason.CLOCK,
+        SendReason.CREDENTIALS,
+        SendReason.ACCOUNT,
+        SendReason.CONFIGURATION,
+        SendReason.THROTTLED,
+        SendReason.SERVER_ERROR,
+        SendReason.REDIRECT,
+        SendReason.DNS,
+        SendReason.UNREACHABLE,
+        SendReason.TLS,
+        SendReason.TIMEOUT,
+        SendReason.DEADLINE,
+        SendReason.RESET,
+        SendReason.BAD_ANSWER,
+        SendReason.REPLAY,
+        SendReason.SHORTAGE,
     }
 )
 
@@ -110,6 +137,15 @@ class SendResult:
     def is_alert(self) -> bool:
         """Whether an administrator must act."""
         return self.reason in ALERT_REASONS
+
+    @property
+    def concerns_all(self) -> bool:
+        """Whether a text to any other number would have ended the same way."""
+        # By their status alone, 400 and 403 are called the account's or the configuration's; but a code that isn't
+        # listed may well say that it is the number.
+        is_guess = self.http_status in (400, 403) and self.code not in _REASON_BY_CODE
+        is_certain = not is_guess or self.reason is SendReason.CREDENTIALS
+        return self.outcome is Outcome.SENT or (self.reason in _CONCERNS_ALL and is_certain)
 
 
 @dataclass(frozen=True)
@@ -309,6 +345,8 @@ def _judge(
         return Outcome.REFUSED, SendReason.THROTTLED, Retry.BACK_OFF
     if status == 500 and code == "0x021E":
         return Outcome.REFUSED, SendReason.CONFIGURATION, Retry.NEVER
+    if status == 503:  # its limit of connections may look so
+        return Outcome.UNKNOWN, SendReason.THROTTLED, Retry.NEVER
     if status >= 500:
         # The API's own 500, in JSON, most likely took nothing, so one repeat is worth its risk of a second, equal
         # text. Those of a proxy in front of it tell nothing.

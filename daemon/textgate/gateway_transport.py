@@ -14,6 +14,7 @@ Not for several threads at once: every thread works with an adapter of its own.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import io
 import select
@@ -28,6 +29,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import DEFAULT_CA_BUNDLE_PATH, BaseAdapter
 
+from .away import AWAY_ERRNOS, is_absence
 from .gateway_outcomes import SendReason
 from .memory import clear_registers
 
@@ -38,6 +40,9 @@ ANSWER_MAX_BYTES = BODY_MAX_BYTES + 64 * 1024  # status line, headers and chunk 
 # whether the text went out. Servers' patience starts at 5 s (Apache), so connections are left before that.
 REUSE_WITHIN_S = 3.0
 _CUT_HANDSHAKES = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # no judgement on trust
+# A wait that ends so much later than it was to is no word on the other end: this machine had no time for us.
+LATE_S = 1.0
+_BROKEN_OFF = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED, *AWAY_ERRNOS})
 _KEPT_HEADERS = ("Date", "Retry-After", "Content-Type")  # no Location: there is nothing to follow
 
 
@@ -193,12 +198,11 @@ class _Connection(http.client.HTTPConnection):
             self._wire = _Wire(self._dial(deadline_at), self._clock, self._read_timeout_s)
         except socket.gaierror:
             raise TransportFault(SendReason.DNS, has_sent=False) from None
-        except _Untrusted:
-            raise TransportFault(SendReason.TLS, has_sent=False) from None
-        except (OSError, ValueError):
+        except _NotOpened as fault:
             is_late = self._clock() >= deadline_at
-            reason = SendReason.DEADLINE if is_late else SendReason.UNREACHABLE
-            raise TransportFault(reason, has_sent=False) from None
+            raise TransportFault(SendReason.DEADLINE if is_late else fault.reason, has_sent=False) from None
+        except (OSError, ValueError):
+            raise TransportFault(SendReason.SHORTAGE, has_sent=False) from None
         self.sock = self._wire
 
     def exchange(
@@ -214,9 +218,13 @@ class _Connection(http.client.HTTPConnection):
                 status = response.status
                 return response, _read_body(response)
         except TimeoutError:
-            reason = SendReason.DEADLINE if self._clock() >= deadline_at else SendReason.TIMEOUT
-        except (http.client.IncompleteRead, OSError):
+            is_ours = self._wire is not None and self._wire.is_overdue()
+            reason = SendReason.SHORTAGE if is_ours else SendReason.TIMEOUT
+            reason = SendReason.DEADLINE if self._clock() >= deadline_at else reason
+        except (http.client.IncompleteRead, *_CUT_HANDSHAKES):
             reason = SendReason.RESET
+        except OSError as error:
+            reason = _break_reason(error)
         except (http.client.HTTPException, ValueError, _TooLong):
             reason = SendReason.BAD_ANSWER if self.has_sent else SendReason.INTERNAL
         raise TransportFault(reason, has_sent=self.has_sent, status=status)
@@ -226,21 +234,35 @@ class _Connection(http.client.HTTPConnection):
         (IPv6 without a route, for one) leaves time for the next."""
         addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         give_up_at = min(deadline_at, self._clock() + self._connect_timeout_s)
+        found: set[SendReason] = set()
         for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            sock = socket.socket(family, kind, protocol)
+            wait_s = (give_up_at - self._clock()) / left
+            began_at = self._clock()
             try:
-                sock.settimeout(_positive(give_up_at - self._clock()) / left)
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return self._shake_hands(sock, deadline_at)
-            except (*_CUT_HANDSHAKES, TimeoutError):
-                sock.close()
-            except ssl.SSLError:
-                sock.close()
-                raise _Untrusted from None
-            except OSError:
-                sock.close()
-        raise OSError("no address answers")
+                return self._connected(socket.socket(family, kind, protocol), address, wait_s, deadline_at)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:  # this machine has no IPv6
+                    continue
+                longest_s = wait_s + (self._connect_timeout_s if self._tls else 0)
+                is_overdue = self._clock() - began_at > max(0.0, longest_s) + LATE_S
+                found.add(SendReason.SHORTAGE if is_overdue else _no_connection_reason(error))
+        raise _NotOpened(next((reason for reason in _WORST_FIRST if reason in found), SendReason.SHORTAGE))
+
+    def _connected(self, sock: socket.socket, address: Any, wait_s: float, deadline_at: float) -> socket.socket:
+        """The socket connected, TLS and all, or closed. Raises OSError."""
+        try:
+            sock.settimeout(_positive(wait_s))
+            sock.connect(address)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._shake_hands(sock, deadline_at)
+        except ssl.SSLError as error:
+            sock.close()
+            if not isinstance(error, _CUT_HANDSHAKES):
+                raise _NotOpened(SendReason.TLS) from None  # no other address of the host's is tried
+            raise
+        except OSError:
+            sock.close()
+            raise
 
     def _shake_hands(self, sock: socket.socket, deadline_at: float) -> socket.socket:
         if self._tls is None:
@@ -250,8 +272,32 @@ class _Connection(http.client.HTTPConnection):
         return self._tls.wrap_socket(sock, server_hostname=self.host)
 
 
-class _Untrusted(Exception):
-    """The handshake came to its end, and it was a bad one."""
+class _NotOpened(Exception):
+    """No connection, and why."""
+
+    def __init__(self, reason: SendReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+# Of several addresses the one that says least for the service being away decides.
+_WORST_FIRST = (SendReason.SHORTAGE, SendReason.RESET, SendReason.UNREACHABLE)
+
+
+def _no_connection_reason(error: OSError) -> SendReason:
+    """Why an address could not be connected to: the service is away by a positive list (away.py), else it is us."""
+    if isinstance(error, TimeoutError) or is_absence(error):
+        return SendReason.UNREACHABLE
+    is_cut = isinstance(error, _CUT_HANDSHAKES) or error.errno in _BROKEN_OFF
+    return SendReason.RESET if is_cut else SendReason.SHORTAGE
+
+
+def _break_reason(error: OSError) -> SendReason:
+    """Why an exchange broke. http.client's word for an answer that never began has no number."""
+    if isinstance(error, ssl.SSLError):
+        return SendReason.TLS
+    is_broken_off = isinstance(error, ConnectionError) or error.errno in _BROKEN_OFF
+    return SendReason.RESET if is_broken_off else SendReason.SHORTAGE
 
 
 class _TooLong(Exception):
@@ -267,6 +313,7 @@ class _Wire:
         self._read_timeout_s = read_timeout_s
         self._deadline_at = 0.0
         self._read_bytes = 0
+        self._armed_until_at = 0.0
         self.has_sent = False
 
     def start(self, deadline_at: float) -> None:
@@ -305,8 +352,15 @@ class _Wire:
         if self._read_bytes > ANSWER_MAX_BYTES:
             raise _TooLong
 
+    def is_overdue(self) -> bool:
+        """Whether the last wait should have been over for a while: the time was lost here."""
+        return self._clock() > self._armed_until_at + LATE_S
+
     def _arm(self) -> None:
-        self._sock.settimeout(min(self._read_timeout_s, _positive(self._deadline_at - self._clock())))
+        now_at = self._clock()
+        wait_s = min(self._read_timeout_s, _positive(self._deadline_at - now_at))
+        self._armed_until_at = now_at + wait_s
+        self._sock.settimeout(wait_s)
 
 
 class _WireReader(io.RawIOBase):

@@ -141,9 +141,10 @@ def apply_failmode(kind: FailKind, service: str, config: Config) -> Verdict:
     """What becomes of a login that needs a code when the store or the gateway is away.
 
     SKIP, which the caller raises an alert for, only if [failmode] says "safe" for this kind and names the
-    service; REFUSE otherwise. Called only after `decide` has said REQUIRE: a refused user stays refused.
+    service, those of the machine itself in a list of their own; REFUSE otherwise.
+    Called only after `decide` has said REQUIRE: a refused user stays refused.
     """
     modes = {FailKind.STORE: config.failmode.store, FailKind.GATEWAY: config.failmode.gateway}
-    if modes[kind] == "safe" and service in config.failmode.safe_services:
+    if modes[kind] == "safe" and config.failmode.is_safe_in(service, config.services.ssh):
         return Verdict(Decision.SKIP, f"{kind.value}_failmode")
     return Verdict(Decision.REFUSE, f"{kind.value}_away")

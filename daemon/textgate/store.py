@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 from redis.retry import Retry
 
+from .away import is_absence
 from .config import StoreConfig
 from .errors import StoreUnavailable
 from .limits import Budget, Rules
@@ -126,6 +127,8 @@ class Store:
             pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but knows every option of a URL
         except (ValueError, TypeError, redis.RedisError):
             raise ValueError("the URL can't be used") from None  # without a word of it
+        kwargs = pool.connection_kwargs
+        self.address: str | tuple[str, int] = kwargs.get("path") or (kwargs["host"], int(kwargs.get("port", 6379)))
         self._redis: Any = redis.Redis(connection_pool=pool)
         self._scripts = {
             name: self._redis.register_script(head + _source("prelude") + _source(name))
@@ -438,7 +441,15 @@ class Store:
             return action()
         except (redis.RedisError, OSError, UnicodeDecodeError) as error:
             # The class alone: messages of Redis can quote arguments.
-            raise StoreUnavailable(f"redis: {type(error).__name__}") from None
+            raise StoreUnavailable(f"redis: {type(error).__name__}", is_absent=_is_absent(error)) from None
+
+
+def _is_absent(error: Exception) -> bool:
+    """Whether nobody took the connection. redis-py has a class for it that says many other things as well: a pool
+    that is used up, too many clients, a password; and its word for a host that did not answer is the message."""
+    if type(error) is redis.TimeoutError:
+        return str(error) == "Timeout connecting to server"
+    return type(error) is redis.ConnectionError and is_absence(error.__cause__ or error.__context__)
 
 
 # First lines of scripts (Redis 7). Without one, a full Redis would refuse no script whose first write frees memory.

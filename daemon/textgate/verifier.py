@@ -2,8 +2,8 @@
 """The two steps of a login, `begin` and `check`: read, decide, act, in that order.
 
 "No" is the starting value. PASS is returned in two places (`_compare`, `_recover`), SKIP in one (`_begin`), plus the
-failmode, which is one function (`_fail`). Users who can't pass (unknown, refused, without a phone) go through the
-same steps with the same words at the same pace as everybody, but nothing is sent to them and no code is right.
+failmode, which is one function (`_fail_open`). Users who can't pass (unknown, refused, without a phone) go through
+the same steps with the same words at the same pace as everybody, but nothing is sent to them and no code is right.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Protocol
 
 from . import codes, sms, texts
 from .audit import Audit, Event, Priority
+from .away import AWAY_STATES
 from .config import Config
 from .errors import DirectoryError, StoreUnavailable, TextgateError, VaultError
 from .gateway_outcomes import Outcome, SendReason, SendResult
@@ -44,21 +45,6 @@ NEVER_SENT = "refused:store"  # how a text ended that was never handed to the ga
 Later = Callable[[Reply], None]
 # Such a step: gives its reply, or None if it is going to call with it.
 Step = Callable[[Later], Reply | None]
-
-# Ends of a text that mean "the gateway is away", for which [failmode] may let in. A refusal that is about the user,
-# the number or the account is none of them: nobody may open a door by running the account dry.
-_AWAY_REASONS = (
-    SendReason.DNS,
-    SendReason.UNREACHABLE,
-    SendReason.TLS,
-    SendReason.TIMEOUT,
-    SendReason.DEADLINE,
-    SendReason.RESET,
-    SendReason.SERVER_ERROR,
-)
-AWAY_STATES = frozenset(
-    f"{outcome.value}:{reason.value}" for outcome in (Outcome.REFUSED, Outcome.UNKNOWN) for reason in _AWAY_REASONS
-)
 
 
 class Clock(Protocol):
@@ -150,8 +136,9 @@ class Pace:
         self._last = SendResult(Outcome.SENT, SendReason.ACCEPTED, attempt_count=1, duration_s=0.1)
 
     def note(self, result: SendResult) -> None:
-        """Remember a real text."""
-        self._last = SendResult(result.outcome, result.reason, result.attempt_count, result.duration_s)
+        """Remember a real text, unless how it ended is about its number: of nobody else's would be said the same."""
+        if result.concerns_all:
+            self._last = SendResult(result.outcome, result.reason, result.attempt_count, result.duration_s)
 
     def read(self) -> SendResult:
         """Outcome, reason and duration of the last real text."""
@@ -211,7 +198,9 @@ class Verifier:
         pace: Pace | None = None,
         unsent: Unsent | None = None,
         pause: Callable[[float], object] = time.sleep,
+        is_store_away: Callable[[], bool] = lambda: False,
     ) -> None:
+        """is_store_away: the word of who watches Redis; without one no fault of the store lets anybody in."""
         self._config = config
         self._rules: Rules = build_rules(config.codes, config.limits)
         self._store = store
@@ -227,6 +216,7 @@ class Verifier:
         self._pace = pace or Pace()
         self._unsent = unsent or Unsent()
         self._pause = pause
+        self._is_store_away = is_store_away
 
     # --- The two steps ---
 
@@ -275,7 +265,7 @@ class Verifier:
             if begun.state is BeginState.NEW:
                 return self._text(attempt, begun, later, is_anew=False)
         except StoreUnavailable as error:
-            return self._fail(FailKind.STORE, attempt, Word.SKIP, str(error))
+            return self._store_failed(attempt, Word.SKIP, error)
         if begun.state is BeginState.LIVE:
             self._note(Event.BEGIN, "login goes on with its live code", attempt, result="ask", reason="live")
             return Reply(Word.ASK, texts.STILL_GOOD, Why.CODE_LIVE)
@@ -290,7 +280,7 @@ class Verifier:
                 return self._recover(attempt, typed)
             return self._take_and_compare(attempt, typed)
         except StoreUnavailable as error:
-            return self._fail(FailKind.STORE, attempt, Word.PASS, str(error))
+            return self._store_failed(attempt, Word.PASS, error)
 
     # --- Who is it ---
 
@@ -466,7 +456,7 @@ class Verifier:
         """The reply when it is known how the text ended."""
         if result.outcome is Outcome.REFUSED:
             if attempt.may_pass and _state(result) in AWAY_STATES:
-                return self._fail(FailKind.GATEWAY, attempt, Word.PASS if is_anew else Word.SKIP, result.reason.value)
+                return self._gateway_away(attempt, Word.PASS if is_anew else Word.SKIP, result.reason.value)
             self._note(Event.BEGIN, "code not texted", attempt, result="deny", reason=self._reason(attempt, result))
             return Reply(Word.DENY, texts.NOT_SENT_ANEW if begun.is_live else texts.NOT_SENT, Why.NOT_SENT)
         self._note(Event.BEGIN, "code asked for", attempt, result="ask", reason=attempt.reason)
@@ -624,7 +614,7 @@ class Verifier:
                 source=source_key(attempt.source),
             )
             if ended.state is CheckState.PASS and not is_right:
-                return self._fail(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
+                return self._fail_open(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
             if ended.state is CheckState.PASS:
                 self._note(Event.CHECK, "right code", attempt, result="pass", reason="code")
                 return Reply(Word.PASS, why=Why.RIGHT)
@@ -695,15 +685,28 @@ class Verifier:
         decision = apply_failmode(kind, attempt.service, self._config).decision
         return decision is Decision.SKIP and attempt.may_pass and attempt.has_failmode
 
-    def _fail(self, kind: FailKind, attempt: Attempt, safe_word: Word, cause: str) -> Reply:
-        """What a failure makes of a login: a denial, unless [failmode] says otherwise for this kind and service."""
-        verdict = apply_failmode(kind, attempt.service, self._config)
-        if self._fails_open(kind, attempt):
-            self._note(
-                Event.FAIL_OPEN, "LET IN WITHOUT A CODE", attempt, priority=Priority.ALERT, result="pass",
-                reason=verdict.reason, cause=cause,
-            )  # fmt: skip
-            return Reply(safe_word, why=Why.FAILED_OPEN)
+    def _store_failed(self, attempt: Attempt, safe_word: Word, error: StoreUnavailable) -> Reply:
+        """A fault of the store is a denial unless nobody takes a connection there, and has not for a while."""
+        if error.is_absent and self._is_store_away() and self._fails_open(FailKind.STORE, attempt):
+            return self._fail_open(FailKind.STORE, attempt, safe_word, str(error))
+        return self._part_away(FailKind.STORE, attempt, str(error))
+
+    def _gateway_away(self, attempt: Attempt, safe_word: Word, cause: str) -> Reply:
+        """What a gateway that is away makes of a login (AWAY_STATES)."""
+        if self._fails_open(FailKind.GATEWAY, attempt):
+            return self._fail_open(FailKind.GATEWAY, attempt, safe_word, cause)
+        return self._part_away(FailKind.GATEWAY, attempt, cause)
+
+    def _fail_open(self, kind: FailKind, attempt: Attempt, safe_word: Word, cause: str) -> Reply:
+        """The one place where [failmode] lets in."""
+        reason = apply_failmode(kind, attempt.service, self._config).reason
+        self._note(
+            Event.FAIL_OPEN, "LET IN WITHOUT A CODE", attempt, priority=Priority.ALERT, result="pass",
+            reason=reason, cause=cause,
+        )  # fmt: skip
+        return Reply(safe_word, why=Why.FAILED_OPEN)
+
+    def _part_away(self, kind: FailKind, attempt: Attempt, cause: str) -> Reply:
         self._note(
             Event.FAULT, "login refused: a part is away", attempt, priority=Priority.ERROR, result="deny",
             reason=f"{kind.value}_away", cause=cause,

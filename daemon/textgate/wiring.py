@@ -20,6 +20,7 @@ from .gateway import Gateway, GatewayCredentials, build_gateway
 from .policy import names_groups
 from .secret import Secret
 from .store import Store
+from .store_watch import StoreWatch, knock
 from .vault import Vault, parse_keys
 from .verifier import Accounts, Clock, Directory, Pace, SystemClock, Unsent, Verifier
 
@@ -40,9 +41,11 @@ class Services:
     pace: Pace
     unsent: Unsent
     verifier: Verifier
+    watch: StoreWatch
 
     def close(self) -> None:
         """Finish the texts under way, then let go of gateway and store."""
+        self.watch.close()
         self.sender.close()
         self.alarms.close()
         self.gateway.close()
@@ -150,6 +153,7 @@ def build_services(
     alarms = former.alarms if former else Alarms()
     pace = former.pace if former else Pace()
     unsent = former.unsent if former else Unsent()
+    watch = _watch(config, store, audit)
     verifier = Verifier(
         config=config,
         store=store,
@@ -164,8 +168,27 @@ def build_services(
         alarm=alarms,
         pace=pace,
         unsent=unsent,
+        is_store_away=watch.is_away,
     )
-    return Services(config, store, gateway, sender, alarms, vault, pace, unsent, verifier)
+    if config.failmode.store == "safe":
+        watch.start()
+    return Services(config, store, gateway, sender, alarms, vault, pace, unsent, verifier, watch)
+
+
+def _watch(config: Config, store: Store, audit: Audit) -> StoreWatch:
+    """What knows whether Redis is away, once it is started."""
+
+    def on_change(is_away: bool) -> None:
+        if is_away:
+            audit.event(Event.FAULT, "[failmode] lets in: redis is away", priority=Priority.ALERT, reason="absent")
+        else:
+            audit.event(Event.SERVICE, "redis is no longer away", priority=Priority.NOTICE)
+
+    return StoreWatch(
+        lambda: knock(store.address, config.store.timeout_s),
+        away_after_s=config.failmode.away_after_s,
+        on_change=on_change,
+    )
 
 
 def build_store(config: Config, password: Secret | None) -> Store:

@@ -348,6 +348,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
             health=lambda: (_ for _ in ()).throw(StoreUnavailable("redis: ConnectionError")),
         ),
         gateway=FakeGateway(),
+        watch=SimpleNamespace(close=lambda: None),
         close=lambda: None,
     )  # fmt: skip
     desk = Desk(tmp_path, services)

@@ -72,7 +72,7 @@ def test_check_config_says_ok_and_counts_the_phones() -> None:
     assert done.stdout == "/etc/textgate/textgate.toml: ok; 3 users with a phone in /etc/textgate/phones\n"
     answer = textgate("check-config")
     assert answer.exit_code == OK
-    assert answer.data == {"config": str(CONFIG_PATH), "is_ok": True, "faults": [], "phone_count": 3}
+    assert answer.data == {"config": str(CONFIG_PATH), "is_ok": True, "faults": [], "warnings": [], "phone_count": 3}
 
 
 def test_check_config_names_every_fault_of_the_configuration_at_once(config: Path) -> None:

@@ -305,7 +305,7 @@ def test_many_hanging_texts_leave_room_for_logins_that_need_none(
 
 # --- [failmode] ---
 
-SAFE: Values = {"failmode": {"gateway": "safe", "safe_services": ["sudo"]}}
+SAFE: Values = {"failmode": {"gateway": "safe", "safe_local_services": ["sudo"]}}
 
 
 def test_failmode_safe_lets_in_where_it_is_named_and_nowhere_else(

@@ -344,14 +344,26 @@ def test_junk_from_the_store_is_a_refusal_of_the_right_code(
 
 # --- [failmode] ---
 
+SAFE: dict[str, object] = {
+    "store": "safe",
+    "safe_services": ["sshd"],
+    "safe_local_services": ["sudo"],
+    "away_after_s": 5,
+}
 
-@pytest.mark.parametrize("kind", ["stopped", "read-only"])
+
+def wait_until_away(daemon: Daemon) -> None:
+    """Redis has taken no connection for as long as [failmode] asks for."""
+    daemon.wait_event("fault", reason="absent", within_s=20)
+
+
 def test_failmode_safe_lets_in_where_it_is_named_and_nowhere_else(
-    *, kind: str, configure: Configure, redis_server: RedisServer, daemon: Daemon, doors: Doors, phone: Phone
+    *, configure: Configure, redis_server: RedisServer, daemon: Daemon, doors: Doors, phone: Phone
 ) -> None:
-    configure({"failmode": {"store": "safe", "safe_services": ["sudo"]}})
-    break_it, mend_it = AWAY[kind]
-    break_it(redis_server)
+    configure({"failmode": {**SAFE, "safe_services": []}})
+    redis_server.stop()
+    doors.keep_out("sudo", texts.STORE_AWAY, texts.STORE_AWAY)  # it may be back in a second
+    wait_until_away(daemon)
     doors.open("sudo").expect_in()
     event = daemon.wait_event("fail_open", user="alice", service="sudo", result="pass", reason="store_failmode")
     assert event.fields["PRIORITY"] == "1"
@@ -361,20 +373,36 @@ def test_failmode_safe_lets_in_where_it_is_named_and_nowhere_else(
     login.expect(texts.STORE_AWAY)
     login.try_code(GUESSES[0], texts.STORE_AWAY)
     assert len(daemon.find_events("fail_open")) == 1
-    mend_it(redis_server)
+    redis_server.start()
     doors.log_in("sudo", phone)
     assert len(daemon.find_events("fail_open")) == 1
+
+
+@pytest.mark.parametrize("kind", ["read-only", "asks for a password"])
+def test_failmode_safe_is_not_for_a_store_that_is_there(
+    *, kind: str, configure: Configure, redis_server: RedisServer, daemon: Daemon, doors: Doors, phone: Phone
+) -> None:
+    configure({"failmode": SAFE})
+    break_it, mend_it = AWAY[kind]
+    break_it(redis_server)
+    for door in ("ssh", "sudo"):
+        doors.keep_out(door, texts.STORE_AWAY, texts.STORE_AWAY)
+    assert daemon.find_events("fail_open") == []
+    mend_it(redis_server)
+    doors.log_in("sudo", phone)
 
 
 @pytest.mark.parametrize("door", ["ssh", "sudo"])
 def test_failmode_safe_lets_in_mid_login_whatever_is_typed(
     *, door: str, configure: Configure, redis_server: RedisServer, daemon: Daemon, doors: Doors
 ) -> None:
-    configure({"failmode": {"store": "safe", "safe_services": ["sudo", "sshd"]}})
+    configure({"failmode": SAFE})
     login = doors.open(door)
     login.expect(SENT)
     redis_server.stop()
-    login.type(GUESSES[0])
+    login.try_code(GUESSES[0], texts.STORE_AWAY)
+    wait_until_away(daemon)
+    login.type(GUESSES[1])
     login.expect_in()
     assert daemon.wait_event("fail_open", user="alice").fields["PRIORITY"] == "1"
 
@@ -382,7 +410,8 @@ def test_failmode_safe_lets_in_mid_login_whatever_is_typed(
 def test_failmode_safe_is_not_for_refused_users(
     configure: Configure, redis_server: RedisServer, daemon: Daemon, doors: Doors
 ) -> None:
-    configure({"failmode": {"store": "safe", "safe_services": ["sudo"]}, "refused": {"users": [ALICE.name]}})
+    configure({"failmode": SAFE, "refused": {"users": [ALICE.name]}})
     redis_server.stop()
+    wait_until_away(daemon)
     doors.keep_out("sudo", texts.STORE_AWAY, texts.STORE_AWAY)
     assert daemon.find_events("fail_open") == []

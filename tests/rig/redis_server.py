@@ -19,9 +19,10 @@ SOCKET = Path("/run/textgate-redis/redis.sock")
 class RedisServer:
     """A context manager. Its data outlive `stop` and `kill`, until `close` or the end of the `with` block."""
 
-    def __init__(self, socket_path: Path = SOCKET) -> None:
+    def __init__(self, socket_path: Path = SOCKET, *, directory: Path | None = None) -> None:
+        """directory: an empty one for its data, in place of a new one; `close` empties it."""
         self.socket_path = socket_path
-        self._directory: Path | None = None
+        self._directory = directory
         self._process: Process | None = None
         self._client: Any = None
 
@@ -52,8 +53,8 @@ class RedisServer:
         shutil.chown(self.socket_path.parent, DAEMON_USER, DAEMON_USER)
         if self._directory is None:
             self._directory = Path(tempfile.mkdtemp(prefix="rig-redis-"))
-            shutil.chown(self._directory, DAEMON_USER, DAEMON_USER)
-        self._process = Process.start(Program("redis", self._argv(self._directory), user=DAEMON_USER))
+        shutil.chown(self._directory, DAEMON_USER, DAEMON_USER)
+        self._process = Process.start(Program(self.socket_path.stem, self._argv(self._directory), user=DAEMON_USER))
         return self
 
     def stop(self) -> None:
@@ -106,7 +107,7 @@ class RedisServer:
             self._client.close()
             self._client = None
         if self._directory is not None:
-            shutil.rmtree(self._directory)
+            shutil.rmtree(self._directory, ignore_errors=self._directory.is_mount())
             self._directory = None
 
     def __enter__(self) -> Self:

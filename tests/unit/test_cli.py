@@ -351,7 +351,13 @@ def test_check_config_is_content_with_good_files(desk: Desk) -> None:
     code, out, _ = desk.run("check-config", "--json")
     assert code == 0
     assert tuple(json.loads(out)) == json_keys("check-config")
-    assert json.loads(out) == {"config": str(desk.config), "is_ok": True, "faults": [], "phone_count": 1}
+    assert json.loads(out) == {
+        "config": str(desk.config),
+        "is_ok": True,
+        "faults": [],
+        "warnings": [],
+        "phone_count": 1,
+    }
 
 
 def test_check_config_names_every_fault_of_every_file(desk: Desk) -> None:
@@ -727,3 +733,14 @@ def test_terminal_of_another_encoding_is_no_reason_to_fail(tmp_path: Path) -> No
     )
     assert done.returncode == 3
     assert b"?.toml: can't be read" in done.stderr
+
+
+def test_check_config_warns_of_a_service_in_the_wrong_list(desk: Desk) -> None:
+    """An earlier configuration: it is used, the service stays secure, and that is said."""
+    desk.write_good()
+    desk.configure('[failmode]\nstore = "safe"\nsafe_services = ["sudo"]')
+    code, out, err = desk.run("check-config")
+    assert code == 0
+    assert "textgate: warning: [failmode] safe_services: sudo" in err
+    code, out, err = desk.run("check-config", "--json")
+    assert (code, err, len(json.loads(out)["warnings"])) == (0, "", 1)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textgate import config
-from textgate.config import SECTIONS, Config, parse_config
+from textgate.config import SECTIONS, Config, cautions, parse_config
 from textgate.errors import ConfigError, ExitCode
 
 SMALLEST = '[limits]\nallowed_countries = ["DK"]\n'  # the one key that has no default to start with
@@ -225,6 +225,8 @@ TAKEN = [
     ("phones", 'default_region = "DK"', "DK"),
     ("phones", 'default_region = ""', ""),
     ("failmode", 'safe_services = ["sudo"]', ("sudo",)),
+    ("failmode", 'safe_local_services = ["login"]', ("login",)),
+    ("failmode", "away_after_s = 5", 5.0),
 ]
 
 
@@ -395,8 +397,33 @@ def test_keys_that_contradict_each_other_are_a_fault(lines: str, words: str) -> 
         "[gateway]\nconnect_timeout_s = 15",
         "[gateway]\ntotal_timeout_s = 59.9\n[codes]\nlife_s = 60",
         "lockout_s = 300\nlockout_max_s = 300",
-        '[failmode]\nstore = "safe"\nsafe_services = ["sudo"]',
+        '[failmode]\nstore = "safe"\nsafe_services = ["sshd"]',
+        '[failmode]\nstore = "safe"\nsafe_local_services = ["login"]',
+        '[failmode]\nstore = "safe"\nsafe_services = ["sudo"]',  # of an earlier version: see cautions
     ],
 )
 def test_keys_that_agree_are_taken(lines: str) -> None:
     assert _parse(f"{SMALLEST}{lines}\n").limits.allowed_countries == ("DK",)
+
+
+# --- What is no fault, and is said all the same. ---
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('store = "safe"\nsafe_services = ["sudo", "sshd", "su"]', "[failmode] safe_services: sudo, su: not in"),
+        ('gateway = "safe"\nsafe_local_services = ["sshd"]', "[failmode] safe_local_services: sshd: in"),
+    ],
+)
+def test_safe_service_in_the_other_list_is_no_fault_and_is_said(lines: str, words: str) -> None:
+    (caution,) = cautions(_parse(f"{SMALLEST}[failmode]\n{lines}\n"))
+    assert caution.startswith(words)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["", 'store = "safe"\nsafe_services = ["sshd"]\nsafe_local_services = ["login"]', 'safe_services = ["sudo"]'],
+)
+def test_nothing_is_said_where_all_is_as_it_is_meant(lines: str) -> None:
+    assert cautions(_parse(f"{SMALLEST}[failmode]\n{lines}\n")) == ()

@@ -293,8 +293,16 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         "config", Level.FAILURE, "can be written by others", "chmod go-w",
     ),
     "config, fails open": (
-        lambda w: w.options.update(failmode='gateway = "safe"\nsafe_services = ["sudo"]'),
+        lambda w: w.options.update(failmode='gateway = "safe"\nsafe_services = ["sshd"]'),
         "config", Level.WARNING, "let in without a code", "secure",
+    ),
+    "config, fails open where the attacker has a shell": (
+        lambda w: w.options.update(failmode='gateway = "safe"\nsafe_local_services = ["sudo"]'),
+        "config", Level.WARNING, "bring that about in sudo", "secure",
+    ),
+    "config, was to fail open in an earlier version": (
+        lambda w: w.options.update(failmode='gateway = "safe"\nsafe_services = ["sudo"]'),
+        "config", Level.WARNING, "so it stays secure there; name it in safe_local_services", "edit",
     ),
     "credential missing": (
         lambda w: (w.root / "etc/textgate/credentials/gatewayapi-secret").unlink(),

@@ -299,9 +299,9 @@ UNCLEAR = [
     (500, "[]", {}, R.SERVER_ERROR),
     (502, HTML, {}, R.SERVER_ERROR),
     (502, error("0x0216"), {}, R.SERVER_ERROR),  # a proxy's word counts for nothing
-    (503, HTML, {}, R.SERVER_ERROR),
-    (503, error(), {}, R.SERVER_ERROR),
-    (503, HTML, {"Retry-After": "soon"}, R.SERVER_ERROR),
+    (503, HTML, {}, R.THROTTLED),  # which may be its limit of connections from one address
+    (503, error(), {}, R.THROTTLED),
+    (503, HTML, {"Retry-After": "soon"}, R.THROTTLED),
     (504, HTML, {}, R.SERVER_ERROR),
     (504, HTML, {"Retry-After": "1"}, R.SERVER_ERROR),
     (599, "", {}, R.SERVER_ERROR),
@@ -533,7 +533,7 @@ RETRIES = [
     ([busy(429, "14.9"), ACCEPT], SENT, R.ACCEPTED, 2, [0.3]),  # unreadable, as if it weren't there
     ([busy(429, "14"), ACCEPT], SENT, R.ACCEPTED, 2, [14.0]),
     ([busy(429, "15"), ACCEPT], REFUSED, R.THROTTLED, 1, []),  # past the total time: not waited for
-    ([busy(503, "9999999999"), ACCEPT], UNKNOWN, R.SERVER_ERROR, 1, []),  # 317 years are no number of seconds
+    ([busy(503, "9999999999"), ACCEPT], UNKNOWN, R.THROTTLED, 1, []),  # 317 years are no number of seconds
     ([busy(503, "999999999"), ACCEPT], REFUSED, R.THROTTLED, 1, []),
     ([busy(429, "-1"), ACCEPT], SENT, R.ACCEPTED, 2, [0.3]),
     ([busy(503, "Tue, 14 Nov 2023 22:13:25 GMT"), ACCEPT], SENT, R.ACCEPTED, 2, [5.0]),  # by our clock
@@ -921,7 +921,7 @@ CREDIT_ANSWERS = [
     (401, error("0x0223"), R.CREDENTIALS, None, None),
     (403, error("0x022A"), R.ACCOUNT, None, None),
     (500, error(), R.SERVER_ERROR, None, None),
-    (503, HTML, R.SERVER_ERROR, None, None),
+    (503, HTML, R.THROTTLED, None, None),
     (302, "", R.REDIRECT, None, None),
 ]
 

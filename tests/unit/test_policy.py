@@ -198,10 +198,11 @@ def test_refused_always_wins(
         ("secure", ("sshd",), "sshd", False),
         ("safe", (), "sshd", False),  # no service named: none
         ("safe", ("sudo",), "sshd", False),
-        ("safe", ("sudo",), "sudo", True),
-        ("safe", ("sudo",), "sudo-i", False),
-        ("safe", ("sudo",), "SUDO", False),
-        ("safe", ("sudo",), "", False),
+        ("safe", ("sshd",), "sshd", True),
+        ("safe", ("sshd",), "SSHD", False),
+        ("safe", ("sshd",), "", False),
+        ("safe", ("sudo",), "sudo", False),  # of the machine itself: it has a list of its own
+        ("safe", ("login",), "login", False),
     ],
 )
 def test_failmode_lets_in_only_where_both_say_so(
@@ -214,9 +215,25 @@ def test_failmode_lets_in_only_where_both_say_so(
 
 @pytest.mark.parametrize(("safe", "secure"), [(FailKind.STORE, FailKind.GATEWAY), (FailKind.GATEWAY, FailKind.STORE)])
 def test_failmode_of_one_kind_is_not_the_others(safe: FailKind, secure: FailKind) -> None:
-    config = _config(failmode={safe.value: "safe", "safe_services": ("sudo",)})
-    assert apply_failmode(safe, "sudo", config).decision is SKIP
-    assert apply_failmode(secure, "sudo", config).decision is REFUSE
+    config = _config(failmode={safe.value: "safe", "safe_services": ("sshd",)})
+    assert apply_failmode(safe, "sshd", config).decision is SKIP
+    assert apply_failmode(secure, "sshd", config).decision is REFUSE
+
+
+@pytest.mark.parametrize(
+    ("service", "is_safe"), [("sudo", True), ("sudo-i", False), ("su", False), ("sshd", False), ("SUDO", False)]
+)
+def test_failmode_of_local_services_needs_a_word_of_its_own(service: str, is_safe: bool) -> None:
+    config = _config(failmode={"store": "safe", "safe_local_services": ("sudo", "sshd")})
+    assert (apply_failmode(FailKind.STORE, service, config).decision is SKIP) is is_safe
+
+
+def test_other_ssh_services_are_those_of_the_configuration() -> None:
+    config = _config(
+        services={"ssh": ("sshd-two",)}, failmode={"store": "safe", "safe_services": ("sshd", "sshd-two")}
+    )
+    assert apply_failmode(FailKind.STORE, "sshd-two", config).decision is SKIP
+    assert apply_failmode(FailKind.STORE, "sshd", config).decision is REFUSE
 
 
 def test_failmode_is_secure_by_default() -> None:
