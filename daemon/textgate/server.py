@@ -29,10 +29,11 @@ from .admin_desk import AdminDesk
 from .audit import Audit, Event, Priority, choose_sink
 from .audit_digest import Digest
 from .boot import boot_id
-from .config import DEFAULT_PATH, Config, DaemonConfig
+from .config import DEFAULT_PATH, Config, DaemonConfig, cautions
 from .counts import Counts
 from .dispatcher import Dispatcher
 from .errors import ExitCode, ProtocolError, TextgateError
+from .intake import Intake
 from .peercred import peer_credentials
 from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Why, Word, format_reply, parse_request
 from .protocol import VERSION as PROTOCOL_VERSION
@@ -87,6 +88,9 @@ class Server:
         self._under_way: dict[int, float] = {}
         self._lock = threading.Lock()
         self._signals: list[int] = []
+        self._intake = Intake(
+            timeout_s=config.read_timeout_s, on_request=self._take_request, on_fault=self._refuse_request
+        )
         self._boot_id = boot_id(os.environ)
         self.counts = Counts()
         self._digest = Digest(audit, self._later)
@@ -100,6 +104,7 @@ class Server:
         with _wakeup_signals(self._signals) as wakeup, selectors.DefaultSelector() as selector:
             selector.register(wakeup, selectors.EVENT_READ, lambda: wakeup.recv(4096))
             selector.register(self._listeners.auth, selectors.EVENT_READ, self._accept_login)
+            selector.register(self._intake, selectors.EVENT_READ, self._intake.read)
             self._desk.start()
             watchdog = _Watchdog(self._is_healthy)
             notify("READY=1")
@@ -107,8 +112,10 @@ class Server:
             while not self._stop_wanted():
                 watchdog.feed()
                 memory.clear_registers()
-                for key, _ in selector.select(watchdog.interval_s):
+                waits = [wait_s for wait_s in (watchdog.interval_s, self._intake.wait_s()) if wait_s is not None]
+                for key, _ in selector.select(min(waits, default=None)):
                     key.data()
+                self._intake.expire()
         self._stop()
 
     def _stop_wanted(self) -> bool:
@@ -128,6 +135,7 @@ class Server:
                 former, self._services = self._services, self._rebuild(self._services)
                 # Its idle connections would count against what the gateway takes from one address. It can still send.
                 former.gateway.close()
+                former.watch.close()
             self._audit.event(Event.SERVICE, "reloaded", version=__version__)
         except Exception as error:
             self._audit.event(
@@ -153,6 +161,7 @@ class Server:
         ender = threading.Timer(self._config.stop_timeout_s, os._exit, (ExitCode.FAILURE,))
         ender.daemon = True
         ender.start()
+        self._intake.finish()
         self._workers.close()
         self._checkers.close()
         self._desk.close()
@@ -183,22 +192,34 @@ class Server:
                 self._digest.event(Event.PROTOCOL, "peer refused", priority=Priority.WARNING, reason="peer", uid=uid)
                 _refuse_now(connection, texts.INTERNAL)
                 continue
-            accepted_at = time.monotonic()
-            workers = self._checkers if is_check(connection) else self._workers
-            if workers.submit(_bound(self._serve_login, connection, accepted_at)) is None:
-                self.counts.add("overload")
-                self._digest.event(Event.OVERLOAD, "too many logins waiting", priority=Priority.ERROR, result="deny")
-                _refuse_now(connection, texts.BUSY)
+            self._intake.add(connection)
+
+    def _take_request(self, connection: socket.socket, untrusted: bytes, accepted_at: float) -> None:
+        """A peer has said all: give it to a worker."""
+        workers = self._checkers if untrusted.startswith(_CHECK_HEAD) else self._workers
+        if workers.submit(_bound(self._serve_login, connection, untrusted, accepted_at)) is None:
+            self.counts.add("overload")
+            self._digest.event(Event.OVERLOAD, "too many logins waiting", priority=Priority.ERROR, result="deny")
+            _refuse_now(connection, texts.BUSY)
+
+    def _refuse_request(self, connection: socket.socket, error: ProtocolError) -> None:
+        """A peer did not come to the end of its request."""
+        self._note_refusal(error)
+        _refuse_now(connection, texts.INTERNAL)
+
+    def _note_refusal(self, error: ProtocolError) -> None:
+        self.counts.add("protocol_error")
+        self._digest.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
 
     def _on_accept_error(self, error: OSError) -> None:
         """No file descriptor left, for example. The peer waits in the backlog; the pause keeps the loop calm."""
         self._digest.event(Event.FAULT, "can't accept", priority=Priority.ALERT, reason=error.strerror or "unknown")
         time.sleep(0.05)
 
-    def _serve_login(self, connection: socket.socket, accepted_at: float) -> None:
+    def _serve_login(self, connection: socket.socket, untrusted: bytes, accepted_at: float) -> None:
         with self._lock:
             self._under_way[connection.fileno()] = time.monotonic()
-        refusal = self._start(connection, accepted_at)
+        refusal = self._start(connection, untrusted, accepted_at)
         if refusal is not None:
             self._reply(connection, refusal)
 
@@ -211,15 +232,14 @@ class Server:
             connection.settimeout(self._config.read_timeout_s)
             connection.sendall(format_reply(reply))
 
-    def _start(self, connection: socket.socket, accepted_at: float) -> Reply | None:
-        """Begin to answer one connection; None when the verifier will. Whatever breaks on the way is a denial."""
+    def _start(self, connection: socket.socket, untrusted: bytes, accepted_at: float) -> Reply | None:
+        """Begin to answer one request; None when the verifier will. Whatever breaks on the way is a denial."""
         if time.monotonic() - accepted_at > STALE_S:
             self.counts.add("overload")
             self._digest.event(Event.OVERLOAD, "request waited too long", priority=Priority.ERROR, result="deny")
             return Reply(Word.DENY, texts.BUSY)
         services = self._services
         try:
-            untrusted = read_request(connection, self._config.read_timeout_s)
             if has_gone(connection):
                 raise ProtocolError("gone")
             request = parse_request(untrusted)
@@ -232,8 +252,7 @@ class Server:
                 services.verifier.begin_later(session, self._replier(connection, session))
             return None
         except ProtocolError as error:
-            self.counts.add("protocol_error")
-            self._digest.event(Event.PROTOCOL, "request refused", priority=Priority.WARNING, reason=error.reason)
+            self._note_refusal(error)
         except Exception as error:
             self.counts.add("fault")
             return refusal_for(error, self._audit)
@@ -257,38 +276,6 @@ def _bound(function: Callable[..., None], *arguments: Any) -> Callable[[], None]
 
 
 # --- Pieces ---
-
-
-def read_request(connection: socket.socket, timeout_s: float) -> bytes:
-    """All bytes up to the peer's half-close.
-
-    Raises ProtocolError too_slow after timeout_s in total, too_long beyond REQUEST_MAX_BYTES, broken if it was reset.
-    """
-    deadline_at = time.monotonic() + timeout_s
-    received = bytearray()
-    while len(received) <= REQUEST_MAX_BYTES:
-        left_s = deadline_at - time.monotonic()
-        if left_s <= 0:
-            raise ProtocolError("too_slow")
-        connection.settimeout(left_s)
-        try:
-            chunk = connection.recv(REQUEST_MAX_BYTES + 1 - len(received))
-        except TimeoutError:
-            raise ProtocolError("too_slow") from None
-        except OSError:
-            raise ProtocolError("broken") from None
-        if not chunk:
-            return bytes(received)
-        received += chunk
-    raise ProtocolError("too_long")
-
-
-def is_check(connection: socket.socket) -> bool:
-    """Whether a request that lies there unread is a check. A guess at what is urgent, which decides nothing else."""
-    try:
-        return connection.recv(len(_CHECK_HEAD), socket.MSG_PEEK | socket.MSG_DONTWAIT) == _CHECK_HEAD
-    except OSError:  # nothing there yet
-        return False
 
 
 _CHECK_HEAD = f"{PROTOCOL_VERSION} {Verb.CHECK.value}\0".encode()
@@ -498,12 +485,21 @@ def _serve(config_path: str, audit: Audit) -> None:
     services = wiring.build_services(config, audit, os.environ)
     listeners = open_listeners(config.daemon)
 
+    _note_cautions(config, audit)
+
     def rebuild(former: Services) -> Services:
-        return wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=former)
+        services = wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=former)
+        _note_cautions(services.config, audit)
+        return services
 
     server = Server(config.daemon, listeners, services, audit, rebuild)
     del services  # a reload replaces them
     server.run()
+
+
+def _note_cautions(config: Config, audit: Audit) -> None:
+    for caution in cautions(config):
+        audit.event(Event.SERVICE, "configuration", priority=Priority.WARNING, reason=caution)
 
 
 if __name__ == "__main__":

@@ -731,15 +731,17 @@ def test_admin_group_may_do_what_the_table_says_and_no_more(place: Place, gatewa
 # --- Load ---
 
 
-def test_overload_is_an_honest_denial_at_once(place: Place) -> None:
-    """One worker reads a slow request, one waits in line: the next one is told at once, and the two get answers."""
-    place.configure(daemon={"workers": 1, "queue": 1, "read_timeout_s": 20})
+def test_overload_is_an_honest_denial_at_once(place: Place, redis_server: PrivateRedis) -> None:
+    """One worker waits for Redis, one waits in line: the next one is told at once, and the two get answers."""
+    place.configure(daemon={"workers": 1, "queue": 1}, store={"timeout_s": 20})
     with place.run() as daemon:
-        first = Peer(place.auth).send(request("begin", fields(port=50001)))
+        redis_server.pause()
+        first = daemon.start("begin", port=50001)
         second = daemon.start("begin", port=50002)
         for number in range(20):
             assert daemon.ask("begin", port=50003 + number) == ("deny", texts.BUSY)
-        assert first.end().answer() == ("ask", texts.SENT)
+        redis_server.resume()
+        assert first.answer() == ("ask", texts.SENT)
         assert second.answer() == ("ask", texts.SENT)
         assert daemon.admin("status")["result"]["counts"]["overload"] == 20
         assert daemon.ask_until_free(port=50099)[0] == "ask"
@@ -757,26 +759,68 @@ def test_logins_that_wait_for_the_gateway_keep_no_worker(place: Place, gateway: 
         assert [peer.answer() for peer in waiting] == [("ask", texts.SENT)] * 5
 
 
-def test_code_that_was_typed_is_not_kept_waiting_by_logins_that_begin(place: Place, gateway: FakeGatewayAPI) -> None:
-    place.configure(daemon={"workers": 8, "read_timeout_s": 30})
-    with place.run() as daemon:
-        daemon.ask("begin")
-        beginning = [Peer(place.auth).send(b"textgate/1 begin") for _ in range(4)]  # and don't come to an end
-        daemon.signal(signal.SIGSTOP)  # so that it finds the whole request, as it does when it has much to do
-        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
-        typed = daemon.start("check", fields() | {"CODE": gateway.last_code(PHONE)})
-        daemon.signal(signal.SIGCONT)
-        assert typed.answer() == ("pass", "")
-        for peer in beginning:
-            peer.close()
+@pytest.mark.parametrize(
+    ("verb", "line"), [("check", "check"), ("begin", "begin"), ("checks", "begin"), ("", "begin")]
+)
+def test_code_that_was_typed_is_not_kept_waiting_by_logins_that_begin(verb: str, line: str) -> None:
+    """Unit of the server: each kind has workers of its own."""
+    from textgate import server as server_module
+
+    taken: list[str] = []
+
+    class Line:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def submit(self, _job: object) -> object:
+            taken.append(self.name)
+            return object()
+
+    server: Any = object.__new__(server_module.Server)
+    server._workers, server._checkers = Line("begin"), Line("check")
+    server._take_request(None, request(verb, fields()), 0.0)
+    assert taken == [line]
 
 
-def test_request_whose_helper_has_gone_texts_nobody(place: Place, gateway: FakeGatewayAPI) -> None:
-    place.configure(daemon={"workers": 1, "queue": 1, "read_timeout_s": 20})
+# --- Peers that say nothing, or not all ---
+
+
+def test_thousand_idle_connections_keep_nobody_out(place: Place, gateway: FakeGatewayAPI) -> None:
+    """A helper that is broken, or sshd under a flood: they are root's, and take no worker all the same."""
+    place.configure(daemon={"read_timeout_s": 30})
+    with place.run() as daemon, contextlib.ExitStack() as held:
+        idle = [held.enter_context(Peer(place.auth)) for _ in range(500)]
+        idle += [held.enter_context(Peer(place.auth)).send(b"textgate/1 begin\0PAM_") for _ in range(500)]
+        began_at = time.monotonic()
+        assert daemon.ask("begin") == ("ask", texts.SENT)
+        assert daemon.check(gateway.last_code(PHONE)) == ("pass", "")
+        assert time.monotonic() - began_at < 5
+        assert idle[0].answer() == ("deny", texts.INTERNAL)  # the oldest had to go
+        assert idle[-1].send(b"USER=").end().answer() == ("deny", texts.INTERNAL)  # and the newest was heard out
+        daemon.wait_event("protocol", reason="no_user")
+
+
+def test_stop_hears_out_who_is_in_the_middle_of_a_request(place: Place) -> None:
+    place.configure(daemon={"read_timeout_s": 10})
     with place.run() as daemon:
-        first = Peer(place.auth).send(request("begin", fields(port=50001)))
+        whole = request("begin", fields())
+        peer = Peer(place.auth).send(whole[:20])
+        assert daemon.ask("begin", port=50002)[0] == "ask"  # so the first one is accepted
+        daemon.signal(signal.SIGTERM)
+        daemon.wait(lambda: daemon.said("stopping"), "the stop")
+        assert peer.send(whole[20:]).end().answer() == ("ask", texts.SENT)
+
+
+def test_request_whose_helper_has_gone_texts_nobody(
+    place: Place, gateway: FakeGatewayAPI, redis_server: PrivateRedis
+) -> None:
+    place.configure(daemon={"workers": 1, "queue": 1}, store={"timeout_s": 20})
+    with place.run() as daemon:
+        redis_server.pause()
+        first = daemon.start("begin", port=50001)
         daemon.start("begin", port=50002).close()
-        assert first.end().answer() == ("ask", texts.SENT)
+        redis_server.resume()
+        assert first.answer() == ("ask", texts.SENT)
         daemon.wait_event("protocol", reason="gone")
         assert len(gateway.accepted) == 1
 
@@ -806,10 +850,12 @@ def test_redis_that_is_not_there_yet_is_a_denial_until_it_is(place: Place, redis
 
 def test_login_by_failmode_is_no_right_code(place: Place, redis_server: PrivateRedis) -> None:
     """`textgate pam try` would take it for a proof that codes work."""
-    place.configure(failmode={"store": "safe", "safe_services": ["sshd"]})
+    place.configure(failmode={"store": "safe", "safe_services": ["sshd"], "away_after_s": 5})
     with place.run() as daemon:
         redis_server.stop()
         try:
+            assert daemon.check("123456") == ("deny", texts.STORE_AWAY)  # it may be back in a second
+            daemon.wait_event("fault", reason="absent")
             assert daemon.check("123456") == ("pass", "")
         finally:
             redis_server.start()
@@ -1204,7 +1250,7 @@ def test_request_that_waited_too_long_is_denied(monkeypatch: pytest.MonkeyPatch)
     server: Any = object.__new__(server_module.Server)
     server.counts = type("Counts", (), {"add": staticmethod(counted.append)})
     server._digest = type("Digest", (), {"event": staticmethod(lambda *_args, **_fields: None)})
-    reply = server._start(None, time.monotonic() - server_module.STALE_S - 0.1)
+    reply = server._start(None, b"", time.monotonic() - server_module.STALE_S - 0.1)
     assert (reply.word.value, reply.text) == ("deny", texts.BUSY)
     assert counted == ["overload"]
 
@@ -1227,9 +1273,7 @@ def test_fault_that_nobody_foresaw_is_a_denial_with_an_alert() -> None:
     server._services = type("Services", (), {"config": Config(path="test"), "verifier": Broken()})
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(request("begin", fields()))
-        theirs.shutdown(socket.SHUT_WR)
-        reply = server._start(ours, time.monotonic())
+        reply = server._start(ours, request("begin", fields()), time.monotonic())
     assert (reply.word.value, reply.text, counted) == ("deny", texts.INTERNAL, ["fault"])
     assert (events[0]["priority"], events[0]["reason"]) == (Priority.ALERT, "ZeroDivisionError")
 

@@ -25,6 +25,7 @@ from rig.people import ALICE, CAROL, DAEMON_USER
 from rig.phone import Phone
 from rig.process import run_as
 from rig.redis_proxy import RedisProxy, Script
+from rig.redis_server import RedisServer
 from rig.scripted_daemon import Behaviour, ScriptedDaemon, drips, hangs, says, says_and_hangs
 from rig.terminal import Terminal
 from textgate import texts
@@ -273,7 +274,7 @@ def test_nobody_but_root_gets_an_answer_whatever_the_mode_of_the_socket(
 @pytest.fixture
 def small_daemon(daemon: Daemon, configure: Configure) -> Iterator[Daemon]:
     """One login at a time, and no line behind it."""
-    configure({"daemon": {"workers": 1, "queue": 0, "read_timeout_s": 30}})
+    configure({"daemon": {"workers": 1, "queue": 0}, "store": {"timeout_s": 30}})
     daemon.restart()
     yield daemon
     configure({})
@@ -281,15 +282,21 @@ def small_daemon(daemon: Daemon, configure: Configure) -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_one_login_too_many_is_told_so_at_once(door: str, small_daemon: Daemon, doors: Doors, phone: Phone) -> None:
-    """Two that never end their request take the two threads there are: one that begins, one that checks."""
+def test_one_login_too_many_is_told_so_at_once(
+    *, door: str, small_daemon: Daemon, redis_server: RedisServer, doors: Doors, phone: Phone
+) -> None:
+    """Two that wait for Redis take the two threads there are: one that begins, one that checks."""
+    fields = b"\0PAM_USER=bob\0PAM_SERVICE=sudo\0PAM_TYPE=auth\0PPID=1\0PPID_START=1"
     with contextlib.ExitStack() as held:
-        for start in (b"", b"textgate/1 check\0"):
-            slow = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            slow.connect(str(AUTH_SOCKET))
-            slow.sendall(start)
+        redis_server.pause()
+        for request in (b"textgate/1 begin" + fields, b"textgate/1 check" + fields + b"\0CODE=1"):
+            waiting = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            waiting.connect(str(AUTH_SOCKET))
+            waiting.sendall(request)
+            waiting.shutdown(socket.SHUT_WR)
         doors.keep_out(door, texts.BUSY, texts.BUSY)
         assert len(small_daemon.find_events("overload", result="deny")) == 4
+        redis_server.resume()
     doors.log_in(door, phone)
 
 
