@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -287,6 +288,9 @@ class Desk:
                 peer.shutdown(socket.SHUT_WR)
             if name == "auth":
                 self.server._accept_login()
+            while (wait_s := self.server._intake.wait_s()) is not None:  # as the main loop does
+                select.select([self.server._intake], [], [], wait_s)
+                self.server._intake.expire()
             answer = b""
             while chunk := peer.recv(65536):
                 answer += chunk
