@@ -4,7 +4,7 @@
 Three layers, imports point down only (tests/unit/test_layers.py holds that line):
 
     shell     server, admin, verifier, dispatcher, wiring, client, service, doctor, way_in, administrators,
-              doctor_failmode, intake, pam_status, cli*, pam_revert,
+              doctor_failmode, doctor_sshd, intake, pam_status, cli*, pam_revert,
               admin_desk, admin_limits, counts, credit_cache: starts, wires
     adapters  store, gateway, gateway_transport, directory, accounts, credentials, credstore, vault, peercred, boot,
               audit, memory, admin_client, journal_reader, pam_files, pam_state, pam_sshd, pam_admin,

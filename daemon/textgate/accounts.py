@@ -13,6 +13,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from collections.abc import Callable
 
 from .errors import TextgateError
 from .policy import Account
@@ -62,6 +63,14 @@ def names_of_people() -> frozenset[str]:
         for entry in pwd.getpwall()
         if entry.pw_uid == 0 or (entry.pw_uid >= FIRST_UID and entry.pw_uid != NOBODY_UID)
     )
+
+
+def group_members(is_wanted: Callable[[str], bool]) -> list[str]:
+    """Users of the groups of these names, the primary ones' too, as far as NSS lists them: not for rules."""
+    groups = [entry for entry in grp.getgrall() if is_wanted(entry.gr_name)]
+    gids = {entry.gr_gid for entry in groups}
+    primary = (entry.pw_name for entry in pwd.getpwall() if entry.pw_gid in gids)
+    return list(dict.fromkeys([*(name for entry in groups for name in entry.gr_mem), *primary]))
 
 
 def is_askable(user: str) -> bool:

@@ -44,7 +44,7 @@ force_option = click.option(
     "--force",
     is_flag=True,
     help="go on although it looks as if no administrator could log in then, codes can't be texted or checked now, or "
-    "Match blocks of sshd go without a code; nothing else is let pass",
+    "Match blocks of sshd go without a code or can't be judged; nothing else is let pass",
 )
 
 

@@ -25,24 +25,21 @@ from .config import Config, StoreConfig
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
 from .doctor_failmode import failmode_findings
+from .doctor_sshd import check_sshd
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
 from .finding import Finding
 from .guard_faults import Level, counts_wrong_passwords, failures, names
 from .guard_health import guarded_services, health
 from .pam_admin import PamAdmin
 from .pam_dry_run import dry_run
-from .pam_files import SSHD_SERVICES
-from .pam_stack import FirstFactor, Rule, is_ours
+from .pam_stack import Rule, is_ours
 from .policy import Account
 from .programs import run_program
-from .sshd_config import METHODS, effective, effective_faults, match_faults
-from .way_in import SUDO_PAIR, Logins, is_refused, ssh_obstacles
+from .way_in import SUDO_PAIR, Logins, is_refused
 
 CLOCK_SKEW_WARN_S = 60.0  # the gateway refuses signatures that are some minutes off
-GRACE_SPARE_S = 30  # beside the code's life, time to give the first factor
 CREDIT_LOW = 5
 SUDO_TIMEOUT_USUAL_MIN = 15.0
-SSHD_USERS_MAX = 20  # of whom `sshd -T` is asked
 REDIS_REMEDY = "systemctl restart textgated textgate-redis"  # in this order no login is lost
 REDIS_TIMEOUT_S = 2.0
 
@@ -394,57 +391,7 @@ def _faillock(machine: Machine, service: str) -> Iterator[Finding]:
         yield Finding("pam", Level.OK, told, service=service)
 
 
-# --- sshd and sudo ---
-
-
-def _sshd(machine: Machine) -> Iterator[Finding]:
-    if not set(SSHD_SERVICES) & set(machine.guarded):
-        return
-    guard = machine.pam.guard("sshd")
-    output = machine.pam.effective_sshd()
-    found = effective(output)
-    first_factor = guard.first_factor if guard else _first_factor_of(found.get("authenticationmethods", ""))
-    settings = machine.pam.sshd_settings()
-    faults = list(dict.fromkeys(effective_faults(output, first_factor, settings)))
-    for user in list(machine.holders)[:SSHD_USERS_MAX]:
-        of_user = effective_faults(machine.pam.effective_sshd(user), first_factor, settings)
-        faults += [f"{user}: {fault}" for fault in of_user if fault not in faults]
-    for fault in faults:
-        yield Finding("sshd", Level.FAILURE, fault, "edit what is named, then: systemctl reload ssh")
-    opened = list(match_faults(settings, first_factor))
-    for fault in opened:
-        yield Finding("sshd", Level.WARNING, f"some logins go without a code: {fault}", "take that line out")
-    if not (faults or opened):
-        yield Finding("sshd", Level.OK, f"asks for {found['authenticationmethods']}, and takes no password by itself")
-    obstacles = ssh_obstacles(
-        machine.admins,
-        first_factor,
-        lambda user: effective(machine.pam.effective_sshd(user)),
-        machine.config,
-        machine.logins,
-    )
-    if obstacles:
-        message = "no administrator with a phone can log in by ssh: " + "; ".join(obstacles)
-        yield Finding("sshd", Level.FAILURE, message, "textgate enrol USER, of one who can")
-    yield from _grace(machine, found.get("logingracetime", "0"))
-
-
-def _first_factor_of(methods: str) -> FirstFactor:
-    """What lines that were put in by hand ask for first."""
-    return next((factor for factor, value in METHODS.items() if value == methods), FirstFactor.KEY)
-
-
-def _grace(machine: Machine, grace: str) -> Iterator[Finding]:
-    life_s = machine.config.codes.life_s
-    if not grace.isdigit() or int(grace) == 0:
-        return
-    if int(grace) < life_s + GRACE_SPARE_S:
-        yield Finding(
-            "sshd", Level.WARNING, f"LoginGraceTime {grace} s ends a login before its code does ({life_s} s)",
-            f"set LoginGraceTime {life_s + GRACE_SPARE_S} in a file of /etc/ssh/sshd_config.d/",
-        )  # fmt: skip
-    else:
-        yield Finding("sshd", Level.OK, f"LoginGraceTime {grace} s is longer than a code lives")
+# --- sudo ---
 
 
 def _sudo(machine: Machine) -> Iterator[Finding]:
@@ -485,6 +432,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("gateway", _gateway),
     ("phones", _phones),
     ("pam", _pam),
-    ("sshd", _sshd),
+    ("sshd", check_sshd),
     ("sudo", _sudo),
 )

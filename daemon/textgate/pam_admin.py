@@ -60,9 +60,7 @@ class PamAdmin(PamState, PamSshd):
         """
         if not asks_anybody(self.rules(service)):
             return False
-        return service not in SSHD_SERVICES or not sshd_config.proves_first(
-            sshd_config.effective(self.effective_sshd())
-        )
+        return service not in SSHD_SERVICES or not self.sshd_proves_first()
 
     # --- Changing it ---
 

@@ -8,68 +8,192 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterator
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import sshd_config
-from .pam_files import PamAdminError, PamFiles
+from .accounts import group_members
+from .pam_files import SSHD_SERVICES, PamAdminError, PamFiles
 from .pam_stack import FirstFactor
-from .sshd_config import DROP_IN, Setting
+from .sshd_cases import STRANGER, SshLogin, guesses
+from .sshd_config import DROP_IN, SSH_DIR, Setting, effective, effective_faults, is_of_concern
+from .sshd_words import criteria_of, lines_of
+
+OPTIONS_FILE = "/etc/default/ssh"  # from which Debian's unit takes SSHD_OPTS
+NESTING_MAX = 16  # as sshd's own SERVCONF_MAX_DEPTH
+BLOCKS_MAX = 100  # of Match, of which sshd is asked
+_UNASKED = frozenset({"-D", "-d", "-e", "-i", "-q", "-t", "-T", "-4", "-6"})  # options that change no setting
+_MARK = "/textgate-is-in-this-block"  # the name of a file; sshd does not look for it
+
+
+@dataclass(frozen=True)
+class SshdVerdict:
+    """What is wrong with sshd's settings for logins with a code.
+
+    faults: of logins in general, or of a user. opened: Match blocks whose logins go without a code. unclear: what
+    sshd could not be asked about; it may be fine, and nobody knows.
+    """
+
+    faults: tuple[str, ...] = ()
+    opened: tuple[str, ...] = ()
+    unclear: tuple[str, ...] = ()
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether everybody gives a code, as far as sshd says."""
+        return not (self.faults or self.opened or self.unclear)
 
 
 class PamSshd(PamFiles):
     """What textgate asks of sshd."""
 
     def sshd_settings(self) -> list[Setting]:
-        """Every setting of sshd's files in the order in which sshd reads them."""
-        return list(self._settings_of(sshd_config.MAIN_FILE, "", 0))
+        """Every setting of sshd's files in the order in which sshd reads them. Raises PamAdminError."""
+        return list(self._settings_of(self._sshd_options()[1], "", (), 0))
 
-    def _settings_of(self, path: str, condition: str, nesting: int) -> Iterator[Setting]:
-        text = (self._bytes(path) or b"").decode(errors="replace")
-        lines = ((f"{path}:{number}", line) for number, line in enumerate(text.splitlines(), start=1))
-        for setting in sshd_config.read_settings(lines, condition=condition):
+    def _settings_of(self, path: str, condition: str, matches: tuple[str, ...], nesting: int) -> Iterator[Setting]:
+        text = (self._bytes(path) or b"").decode(errors="surrogateescape")
+        if "\0" in text or nesting >= NESTING_MAX:
+            yield Setting(path, "", "is no text, or includes itself", condition, matches, is_clear=False)
+            return
+        lines = ((f"{path}:{number}", line) for number, line in enumerate(lines_of(text), start=1))
+        for setting in sshd_config.read_settings(lines, condition=condition, matches=matches):
             yield setting
-            if setting.keyword == "include" and nesting < 16:
-                for pattern in setting.value.split():
-                    whole = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
-                    for found in sorted(glob.glob(str(self._at(whole)))):  # noqa: PTH207  # an absolute pattern
-                        inner = "/" + str(Path(found).relative_to(self._root))
-                        yield from self._settings_of(inner, setting.condition, nesting + 1)
+            for pattern in setting.words if setting.keyword == "include" else ():
+                if re.search(r"^~|\\|\[\[", pattern):  # Python's glob reads it otherwise than sshd's
+                    yield replace(setting, is_clear=False)
+                whole = pattern if pattern.startswith("/") else f"{SSH_DIR}/{pattern}"
+                root = str(self._root).rstrip("/")
+                for found in sorted(glob.glob(glob.escape(root) + whole), key=os.fsencode):  # noqa: PTH207  # absolute
+                    inner = found.removeprefix(root)
+                    yield from self._settings_of(inner, setting.condition, setting.matches, nesting + 1)
 
-    def effective_sshd(self, user: str = "root") -> str:
-        """What `sshd -T` prints for a user's login from this machine. Raises PamAdminError."""
+    def _sshd_options(self) -> tuple[list[str], str]:
+        """Options that Debian's unit starts sshd with, as far as they change a setting, and the main file."""
+        words: list[str] = []
+        for line in (self._bytes(OPTIONS_FILE) or b"").decode(errors="surrogateescape").split("\n"):
+            name, equals, value = line.strip().partition("=")
+            if equals and name == "SSHD_OPTS":  # the last one counts; sshd gets its words, whatever is quoted
+                words = value.strip().strip("\"'").split()
+        options = [word for word in words if word not in _UNASKED]
+        main_file = sshd_config.MAIN_FILE
+        for at, word in enumerate(options):
+            if word.startswith("-f"):
+                main_file = word[2:] or "".join(options[at + 1 : at + 2]) or main_file
+        return options, main_file
+
+    def effective_sshd(self, login: SshLogin | str = "root") -> str:
+        """What `sshd -T` prints for a login, or a user's login from this machine. Raises PamAdminError."""
         self._make_privsep_folder()
-        # All that a Match line can ask for: without its port, sshd refuses to look at one with LocalPort.
-        login = f"user={user},host=localhost,addr=127.0.0.1,laddr=127.0.0.1,lport=22"
-        status, output = self._run(["sshd", "-T", "-C", login])
+        asked = SshLogin(login) if isinstance(login, str) else login
+        if not asked.can_be_asked:
+            raise PamAdminError("sshd can't be asked about a user with a comma in the name", hint="see: sshd -T -C")
+        status, output = self._run(["sshd", "-T", *self._sshd_options()[0], "-C", asked.words()])
         if status != 0:
             raise PamAdminError("sshd's effective settings can't be read", hint=last_line(output) or "see: sshd -T")
         return output
 
+    def judge_sshd(
+        self, first_factor: FirstFactor, users: Sequence[str] = (), *, planned: Collection[str] = ()
+    ) -> SshdVerdict:
+        """Ask sshd about logins in general, about these users, and about each Match block.
+
+        planned: PAM services that are going to ask for a code. Raises PamAdminError.
+        """
+        settings = self.sshd_settings()
+        guarded = {*planned, *self.services()}
+
+        def ask(login: SshLogin) -> list[str]:
+            return list(effective_faults(self.effective_sshd(login), first_factor, settings, guarded))
+
+        faults = dict.fromkeys([*ask(SshLogin()), *ask(STRANGER)])
+        for user in users:
+            faults |= dict.fromkeys(f"{user}: {fault}" for fault in ask(SshLogin(user)) if fault not in faults)
+        opened = dict.fromkeys(sshd_config.match_faults(settings, first_factor))
+        unclear = [f"{one.place}: {one.value[:100]}" for one in settings if not one.is_clear]
+        for block, login in self._logins_in_blocks(settings, users):
+            if login is None:
+                if any(one.matches[: len(block.matches)] == block.matches for one in settings if is_of_concern(one)):
+                    unclear.append(f"{block.place}: no login was found that is in Match {block.condition}")
+            elif not any(one.matches == block.matches and sshd_config.opens(one, first_factor) for one in settings):
+                new = [fault for fault in ask(login) if fault not in faults]
+                opened |= dict.fromkeys(f"{block.place}: {fault}, for Match {block.condition}" for fault in new)
+        return SshdVerdict(tuple(faults), tuple(opened), tuple(unclear))
+
+    def sshd_proves_first(self) -> bool:
+        """Whether sshd itself has asked for a first factor whenever it comes to PAM, whoever logs in from wherever.
+
+        Raises PamAdminError.
+        """
+        settings = self.sshd_settings()
+        logins = [login for _, login in self._logins_in_blocks(settings, ()) if login is not None]
+        outputs = (self.effective_sshd(login) for login in (SshLogin(), STRANGER, *logins))
+        return all(sshd_config.proves_first(effective(output)) for output in outputs)
+
+    def _logins_in_blocks(
+        self, settings: Sequence[Setting], users: Sequence[str]
+    ) -> Iterator[tuple[Setting, SshLogin | None]]:
+        """Each Match block, by its first line, with a login that sshd finds to be in it; None where none is found."""
+        blocks = {one.matches: one for one in reversed(settings) if one.keyword == "match"}
+        if not blocks:
+            return
+        output = self.effective_sshd(STRANGER)
+        keys = [line.partition(" ")[2] for line in output.splitlines() if line.lower().startswith("hostkey ")]
+        for number, (matches, block) in enumerate(blocks.items()):
+            try:
+                kinds = {kind for line in matches for kind, _ in criteria_of(line)}
+                logins = guesses(matches, users, group_members)
+            except ValueError:
+                kinds, logins = set(), []
+            if number >= BLOCKS_MAX:
+                logins = []
+            if "invalid-user" not in kinds:  # nobody real
+                yield block, next((one for one in logins if self._is_in(one, matches, keys)), None)
+
+    def _is_in(self, login: SshLogin, matches: Sequence[str], host_keys: Sequence[str]) -> bool:
+        """Whether sshd finds a login to be in all these blocks. Each stands in a file of its own, with a mark."""
+        with tempfile.TemporaryDirectory(prefix="textgate-sshd-") as folder:
+            path = Path(folder, "sshd_config")
+            for line in matches:
+                keys = "".join(f'HostKey "{key}"\n' for key in host_keys)
+                content = f"{keys}Match {line}\nBanner {_MARK}\n"
+                path.write_text(content, encoding="utf-8", errors="surrogateescape")
+                status, output = self._run(["sshd", "-T", "-f", str(path), "-C", login.words()])
+                if status != 0 or effective(output).get("banner") != _MARK:
+                    return False
+        return True
+
     def _check_sshd(self, first_factor: FirstFactor, *, is_forced: bool) -> None:
         """sshd takes its files, and they mean what they should. Raises PamAdminError."""
         self._make_privsep_folder()
-        settings = self.sshd_settings()
-        status, output = self._run(["sshd", "-t"])
+        status, output = self._run(["sshd", "-t", *self._sshd_options()[0]])
         if status != 0:
-            earlier = list(sshd_config.earlier_faults(settings, first_factor))
+            earlier = list(sshd_config.earlier_faults(self.sshd_settings(), first_factor))
             in_the_way = f"\nsshd reads first: {'; '.join(earlier)}" if earlier else ""
             raise PamAdminError(
                 "sshd does not take the new settings", hint=(last_line(output) or "see: sshd -t") + in_the_way
             )
-        faults = list(sshd_config.effective_faults(self.effective_sshd(), first_factor, settings))
-        if faults:
+        found = self.judge_sshd(first_factor, planned=SSHD_SERVICES)
+        if found.faults:
             raise PamAdminError(
-                "sshd: " + "; ".join(faults),
+                "sshd: " + "; ".join(found.faults),
                 hint=f"take that line out; {DROP_IN} must be read, and before all that sets the same: "
                 f"`Include /etc/ssh/sshd_config.d/*.conf` at the top of {sshd_config.MAIN_FILE}",
             )
-        opened = [] if is_forced else list(sshd_config.match_faults(settings, first_factor))
-        if opened:
+        force = f"textgate pam try sshd --first-factor {first_factor.value} --force"
+        if found.opened and not is_forced:
             raise PamAdminError(
-                "sshd: some logins would go without a code: " + "; ".join(opened),
-                hint="take these lines out; or, if they are meant: "
-                f"textgate pam try sshd --first-factor {first_factor.value} --force",
+                "sshd: some logins would go without a code: " + "; ".join(found.opened),
+                hint=f"take these lines out; or, if they are meant: {force}",
+            )
+        if found.unclear and not is_forced:
+            raise PamAdminError(
+                "sshd: nobody can tell whether these ask for a code: " + "; ".join(found.unclear),
+                hint=f"make these lines plain; or, if you know that they are right: {force}",
             )
 
     def _make_privsep_folder(self) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .pam_stack import FirstFactor
+from .sshd_words import keyword_of, words_of
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-textgate.conf"  # sshd takes the first value it finds, so it comes first
-MAIN_FILE = "/etc/ssh/sshd_config"
+SSH_DIR = "/etc/ssh"  # what an Include without a leading / is below of
+MAIN_FILE = f"{SSH_DIR}/sshd_config"
 FIRST_LINE = "# Made by `textgate pam`; take it out with `textgate pam disable sshd`."
 
 METHODS: Mapping[FirstFactor, str] = {
@@ -30,12 +32,19 @@ _PROOFS = frozenset({"publickey", "hostbased", "gssapi-with-mic"})  # methods of
 
 @dataclass(frozen=True)
 class Setting:
-    """One line of sshd's files. keyword: in lower case. condition: of the Match block it is in, "" outside of any."""
+    """One line of sshd's files. keyword: in lower case. condition: of the Match block it is in, "" outside of any.
+
+    matches: what follows `Match`, as it stands there, of the block and of those that its file is included in, from
+    the outermost. words: the value's. is_clear: whether all of it was understood.
+    """
 
     place: str
     keyword: str
     value: str
     condition: str
+    matches: tuple[str, ...] = ()
+    words: tuple[str, ...] = field(default=(), compare=False)
+    is_clear: bool = True
 
 
 def drop_in_text(first_factor: FirstFactor) -> str:
@@ -94,8 +103,10 @@ def kept_out_by(found: Mapping[str, str], user: str, groups: Collection[str]) ->
     is_kept_out = {
         "denyusers": any(_denies(user, pattern) for pattern in patterns["denyusers"]),
         "allowusers": not any(_allows(user, pattern) for pattern in patterns["allowusers"]),
-        "denygroups": any(_matches(group, pattern) for group in groups for pattern in patterns["denygroups"]),
-        "allowgroups": not any(_matches(group, pattern) for group in groups for pattern in patterns["allowgroups"]),
+        "denygroups": any(matches_pattern(group, pattern) for group in groups for pattern in patterns["denygroups"]),
+        "allowgroups": not any(
+            matches_pattern(group, pattern) for group in groups for pattern in patterns["allowgroups"]
+        ),
     }
     return next((name for keyword, name in _LISTS.items() if patterns[keyword] and is_kept_out[keyword]), None)
 
@@ -106,24 +117,29 @@ def kept_out_by(found: Mapping[str, str], user: str, groups: Collection[str]) ->
 
 def _allows(user: str, pattern: str) -> bool:
     if "@" not in pattern:
-        return _matches(user, pattern)
+        return matches_pattern(user, pattern)
     # With more than one @, releases of sshd differ in which of them it is.
-    return any(_matches(user, name) for name in (pattern.partition("@")[0], pattern.rpartition("@")[0]))
+    return any(matches_pattern(user, name) for name in (pattern.partition("@")[0], pattern.rpartition("@")[0]))
 
 
 def _denies(user: str, pattern: str) -> bool:
     name, _, host = pattern.partition("@")
-    return host in ("", "*") and _matches(user, name)
+    return host in ("", "*") and matches_pattern(user, name)
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches_pattern(name: str, pattern: str) -> bool:
     """sshd's match_pattern: * and ? alone. A ! is a letter here; it negates in lists with commas, and in HOST."""
     wild = {"*": ".*", "?": "."}
     return re.fullmatch("".join(wild.get(char, re.escape(char)) for char in pattern), name, re.DOTALL) is not None
 
 
-def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[Setting] = ()) -> Iterator[str]:
-    """What is wrong in the output of `sshd -T` for logins with a code. settings: of its files, to name the line."""
+def effective_faults(
+    output: str, first_factor: FirstFactor, settings: Iterable[Setting] = (), guarded: Collection[str] = ("sshd",)
+) -> Iterator[str]:
+    """What is wrong in the output of `sshd -T` for logins with a code.
+
+    settings: of its files, to name the line. guarded: PAM services that ask for a code, and let nobody around it.
+    """
     found, places = effective(output), list(settings)
     for keyword, value in wanted(first_factor).items():
         if found.get(keyword, "") != value:
@@ -132,15 +148,21 @@ def effective_faults(output: str, first_factor: FirstFactor, settings: Iterable[
             ]
             by = f", by {places_of[0]}" if places_of else ""
             yield f"{keyword} is `{found.get(keyword, 'unset')}` in effect and not `{value}`{by}"
-    if found.get("pamservicename", "sshd") != "sshd":
-        yield f"its PAM service is {found['pamservicename']} and not sshd (PAMServiceName)"
+    service = pam_service(found)
+    if service not in guarded:
+        yield f"its PAM service is {service} (PAMServiceName), which does not ask for a code"
+
+
+def pam_service(found: Mapping[str, str]) -> str:
+    """The PAM service that sshd uses. Releases before 10 go by the name of their program, and print none."""
+    return found.get("pamservicename", "sshd")
 
 
 def earlier_faults(settings: Iterable[Setting], first_factor: FirstFactor) -> Iterator[str]:
     """Lines that sshd takes in place of the drop-in's. Its own test names none when what is left makes no sense."""
     firsts: dict[str, Setting] = {}
     for setting in settings:
-        if not setting.condition:
+        if not setting.matches:
             firsts.setdefault(setting.keyword, setting)
     keys = {} if first_factor is FirstFactor.PASSWORD else {"pubkeyauthentication": "yes"}
     for keyword, value in (wanted(first_factor) | keys).items():
@@ -150,41 +172,61 @@ def earlier_faults(settings: Iterable[Setting], first_factor: FirstFactor) -> It
 
 
 def match_faults(settings: Iterable[Setting], first_factor: FirstFactor) -> Iterator[str]:
-    """Lines in Match blocks by which some logins go without a code. `sshd -T` shows them for one user at a time."""
+    """Lines in Match blocks by which some logins go without a code, whoever meets them."""
     for setting in settings:
-        value = setting.value.lower()
-        is_open = {
-            "passwordauthentication": value != "no",
-            "kbdinteractiveauthentication": value != "yes",
-            "authenticationmethods": value != METHODS[first_factor],
-        }.get(setting.keyword, False)
-        if setting.condition and is_open:
+        if opens(setting, first_factor):
             yield f"{setting.place}: {setting.keyword} {setting.value}, for Match {setting.condition}"
 
 
-def read_settings(lines: Iterable[tuple[str, str]], *, condition: str = "") -> Iterator[Setting]:
+def opens(setting: Setting, first_factor: FirstFactor) -> bool:
+    """Whether a line is in a Match block and means logins without a code."""
+    if not setting.matches:
+        return False
+    value = setting.value.lower()
+    return {
+        "passwordauthentication": value != "no",
+        "kbdinteractiveauthentication": value != "yes",
+        "authenticationmethods": value != METHODS[first_factor],
+    }.get(setting.keyword, False)
+
+
+def is_of_concern(setting: Setting) -> bool:
+    """Whether a line can have a say in whether a code is asked for."""
+    return not setting.is_clear or setting.keyword in _OF_CONCERN
+
+
+_OF_CONCERN = frozenset(
+    {*wanted(FirstFactor.KEY), "include", "pamservicename", "permitemptypasswords", "gssapiauthentication"}
+)
+
+
+def read_settings(
+    lines: Iterable[tuple[str, str]], *, condition: str = "", matches: tuple[str, ...] = ()
+) -> Iterator[Setting]:
     """The settings of one file, Include and Match among them (their keywords are "include" and "match").
 
-    lines: place and text of each. condition: of the Match block in which the file is included.
+    lines: place and text of each. condition, matches: as of the Match block in which the file is included.
     """
+    outer = matches
     for place, raw in lines:
-        words = raw.strip()
-        if not words or words.startswith("#"):
+        try:
+            found = keyword_of(raw)
+            if found is None:
+                continue
+            keyword, rest = found
+            words = tuple(words_of(rest))
+        except ValueError:
+            yield Setting(place, "", raw.strip(), condition, matches, is_clear=False)
             continue
-        keyword, value = _split(words)
         if keyword == "match":
-            condition = value
-        yield Setting(place, _canonical(keyword), value, condition)
-
-
-def _split(words: str) -> tuple[str, str]:
-    """ "PasswordAuthentication no", "PasswordAuthentication=no", 'passwordauthentication "no"' -> keyword, value."""
-    end = next((at for at, char in enumerate(words) if char in " \t="), len(words))
-    value = words[end:].lstrip(" \t")
-    value = value.removeprefix("=").partition(" #")[0].strip()
-    return words[:end].lower(), " ".join(value.replace('"', "").split())
+            condition, matches = " ".join(words), (*outer, rest)
+        yield Setting(place, _canonical(keyword), " ".join(words), condition, matches, words)
 
 
 def _canonical(keyword: str) -> str:
-    """sshd's former name for keyboard-interactive counts as the present one."""
-    return {"challengeresponseauthentication": "kbdinteractiveauthentication"}.get(keyword, keyword)
+    """sshd's former names count as the present ones."""
+    return {
+        "challengeresponseauthentication": "kbdinteractiveauthentication",
+        "skeyauthentication": "kbdinteractiveauthentication",
+        "dsaauthentication": "pubkeyauthentication",
+    }.get(keyword, keyword)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rig.sshd_spellings import SPELLINGS
 from system.doors import Doors
-from system.machines import Machine
+from system.machines import Machine, Release
 from system.setting import ALICE, Gateway
 
 SERVICES = ("sshd", "sudo", "sudo-i")
@@ -159,6 +161,56 @@ def test_what_is_broken_is_found(machine: Machine, name: str) -> None:
     finally:
         machine.run(mends)
         machine.wait_until("textgate status", within_s=30)
+
+
+def test_sshd_s_files_are_read_as_sshd_reads_them(machine: Machine) -> None:
+    """All rows are looked at, so that one run shows all that are misread."""
+    machine.run("useradd -s /usr/sbin/nologin bob; cp -a /etc/ssh /root/ssh; cp /etc/default/ssh /root/default-ssh")
+    misread = {}
+    for name, spelling in SPELLINGS.items():
+        for file, text in spelling.files.items():
+            machine.run(["mkdir", "-p", str(Path("/etc/ssh", file).parent)])
+            machine.write(f"/etc/ssh/{file}", text)
+        machine.write("/etc/default/ssh", spelling.options)
+        is_taken = machine.run("sshd -t", check=False).status == 0  # OpenSSH 10 has fewer former names
+        _, found = examine(machine)
+        told = [(row["level"], row["message"]) for row in found if row["check"] == "sshd"]
+        level = "failure" if spelling.told == "faults" else "warning"
+        if not is_taken:
+            is_right = any(level == "failure" and "can't be read" in message for level, message in told)
+        elif spelling.told:
+            is_right = any((one, spelling.places in message) == (level, True) for one, message in told)
+        else:
+            is_right = told == []
+        if not is_right:
+            misread[name] = (is_taken, told)
+        machine.run("rm -r /etc/ssh && cp -a /root/ssh /etc/ssh && cp /root/default-ssh /etc/default/ssh")
+    machine.run("userdel bob")
+    assert misread == {}
+
+
+def test_pam_service_of_sshd_is_the_one_that_is_looked_at(machine: Machine, release: Release) -> None:
+    """OpenSSH 10 can be told to use another one; earlier releases know no such keyword."""
+    setting = "/etc/ssh/sshd_config.d/zz.conf"
+    try:
+        machine.write(setting, "PAMServiceName other-sshd\n")
+        if machine.run("sshd -t", check=False).status != 0:
+            assert release.codename == "bookworm"
+            return
+        for text, level in (
+            ("PAMServiceName other-sshd\n", "failure"),
+            ('Match User deploy\n"PAMServiceName"=other-sshd\n'.replace('"=', '" '), "warning"),
+        ):
+            machine.write(setting, text)
+            machine.write("/etc/pam.d/other-sshd", "@include common-auth\n")
+            _, found = examine(machine)
+            told = [row["level"] for row in found if "its PAM service is other-sshd" in row["message"]]
+            assert told == [level], found
+            machine.run("cp /etc/pam.d/sshd /etc/pam.d/other-sshd")  # with textgate's lines
+            _, found = examine(machine)
+            assert not [row for row in found if "which does not ask for a code" in row["message"]]
+    finally:
+        machine.run(f"rm -f {setting} /etc/pam.d/other-sshd")
 
 
 def test_broken_configuration_is_told_with_its_line(machine: Machine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,7 @@ class Ward:
         self.root, self.redis = root, redis
         self.status: dict[str, Any] | None = json.loads(json.dumps(STATUS))
         self.effective = {**wanted(FirstFactor.KEY), "logingracetime": "600", "permitrootlogin": "no"}
+        self.in_blocks, self.of_blocks = {"x"}, dict[str, str]()
         self.sudo_version = "Sudo version 1.9\nAuthentication timestamp timeout: 0.0 minutes\n"
         self.dry_run_faults: tuple[str, ...] = ()
         self.is_timer_on = True
@@ -129,6 +131,11 @@ class Ward:
 
     def run(self, arguments: Sequence[str]) -> tuple[int, str]:
         line = " ".join(arguments)
+        if line.startswith("sshd -T -f"):  # whether a login is in a Match block
+            (mark,) = re.findall(r"^Banner (\S+)", Path(arguments[3]).read_text(), re.MULTILINE)
+            return 0, f"banner {mark}\n" if any(f"user={user}," in line for user in self.in_blocks) else ""
+        if line.startswith("sshd -T") and any(f"user={user}," in line for user in self.in_blocks):
+            return 0, "".join(f"{key} {value}\n" for key, value in (self.effective | self.of_blocks).items())
         if line.startswith("sshd -T"):
             return 0, "".join(f"{key} {value}\n" for key, value in self.effective.items())
         if line.startswith("systemctl cat"):
@@ -492,6 +499,28 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     "grace too short": (
         lambda w: w.effective.update(logingracetime="120"),
         "sshd", Level.WARNING, "LoginGraceTime 120", "LoginGraceTime 330",
+    ),
+    "block that sshd reads otherwise than we": (
+        lambda w: (
+            w.of_blocks.update(passwordauthentication="yes"),
+            w.write("etc/ssh/sshd_config.d/zz.conf", "Match User x\nPasswordAuthentication no\n"),
+        ),
+        "sshd", Level.WARNING, "zz.conf:1: passwordauthentication is `yes`", "take that line out",
+    ),
+    "block of another PAM service": (
+        lambda w: (
+            w.of_blocks.update(pamservicename="ssh2"),
+            w.write("etc/ssh/sshd_config.d/zz.conf", "Match User x\nPAMServiceName ssh2\n"),
+        ),
+        "sshd", Level.WARNING, "zz.conf:1: its PAM service is ssh2", "take that line out",
+    ),
+    "block that nobody is found in": (
+        lambda w: w.write("etc/ssh/sshd_config.d/zz.conf", "Match Group y\nInclude x.conf\n"),
+        "sshd", Level.WARNING, "no login was found that is in Match Group y", "write that line plainly",
+    ),
+    "other PAM service of sshd": (
+        lambda w: w.effective.update(pamservicename="ssh2"),
+        "sshd", Level.FAILURE, "its PAM service is ssh2", "systemctl reload ssh",
     ),
     "keys that never end": (_endless_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),
     "keys that never begin": (_waiting_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),

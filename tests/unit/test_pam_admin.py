@@ -177,8 +177,9 @@ def test_sshd_gets_its_settings_first_and_loses_them_last(
 def test_sshd_is_checked_and_reloaded(admin: PamAdmin, commands: Commands) -> None:
     enable(admin, "sshd")
     tests = [line.split(" -C")[0] for line in commands.asked]
-    assert tests[:4] == [
+    assert tests[:5] == [
         "sshd -t",
+        "sshd -T",
         "sshd -T",
         "systemctl is-active --quiet ssh.service",
         "systemctl reload ssh.service",
@@ -188,9 +189,11 @@ def test_sshd_is_checked_and_reloaded(admin: PamAdmin, commands: Commands) -> No
 def test_sshd_is_told_all_that_a_match_line_may_ask_for(admin: PamAdmin, commands: Commands) -> None:
     """With `Match LocalPort` in its files and no lport in the question, sshd answers with an error."""
     enable(admin, "sshd")
-    (asked,) = [line.partition(" -C ")[2] for line in commands.asked if line.startswith("sshd -T")]
-    told = {pair.partition("=")[0] for pair in asked.split(",")}
-    assert told == {"user", "host", "addr", "laddr", "lport"}
+    asked = [line.partition(" -C ")[2] for line in commands.asked if line.startswith("sshd -T")]
+    assert {pair.partition("=")[2] for one in asked for pair in one.split(",")} >= {"root", "localhost", "192.0.2.1"}
+    for one in asked:
+        told = [pair.partition("=")[0] for pair in one.split(",")]
+        assert told == ["user", "host", "addr", "laddr", "lport", "rdomain"]
 
 
 def test_sshd_that_does_not_run_is_not_reloaded(admin: PamAdmin, commands: Commands) -> None:

@@ -29,7 +29,7 @@ def output(first_factor: FirstFactor, **others: str) -> str:
 
 def settings(text: str, condition: str = "") -> list[Setting]:
     lines = ((f"f:{number}", line) for number, line in enumerate(text.splitlines(), start=1))
-    return list(read_settings(lines, condition=condition))
+    return list(read_settings(lines, condition=condition, matches=(condition,) if condition else ()))
 
 
 def lists(**patterns: str) -> dict[str, str]:
@@ -137,8 +137,12 @@ def test_missing_settings_are_faults() -> None:
 
 def test_other_pam_service_is_a_fault() -> None:
     assert list(effective_faults(output(FirstFactor.KEY, pamservicename="sshd"), FirstFactor.KEY)) == []
-    (fault,) = effective_faults(output(FirstFactor.KEY, pamservicename="ssh2"), FirstFactor.KEY)
+    said = output(FirstFactor.KEY, pamservicename="ssh2")
+    (fault,) = effective_faults(said, FirstFactor.KEY)
     assert "ssh2" in fault
+    assert list(effective_faults(said, FirstFactor.KEY, guarded=["ssh2"])) == []  # which asks for a code
+    (fault,) = effective_faults(output(FirstFactor.KEY), FirstFactor.KEY, guarded=["ssh2"])
+    assert "sshd" in fault
 
 
 def test_first_value_counts() -> None:
