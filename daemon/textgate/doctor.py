@@ -241,7 +241,7 @@ def _redis(machine: Machine) -> Iterator[Finding]:
     yield from _redis_rights(machine)
     room = redis_room.look(machine.at(redis_room.DATA)) if machine.config.store.url == StoreConfig().url else None
     if room is not None:
-        yield from redis_room.findings(room)
+        yield from redis_room.findings(room, is_safe=machine.config.failmode.store == "safe")
 
 
 def _redis_rights(machine: Machine) -> Iterator[Finding]:

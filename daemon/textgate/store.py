@@ -9,6 +9,7 @@ StoreUnavailable, which callers turn into a denial.
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .away import is_absence
 from .config import StoreConfig
 from .errors import StoreUnavailable
 from .limits import Budget, Rules
+from .printable import printable
 from .secret import Secret
 
 # `~` starts no encoded user name, so a decoy's keys can never be a user's.
@@ -110,7 +112,7 @@ class Store:
 
     def __init__(self, config: StoreConfig, *, connections: int, password: Secret | None = None) -> None:
         # No retries in the client: a script whose answer was lost may have run, and must not run twice unseen.
-        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "retry_on_error": []}
+        options: dict[str, Any] = {"retry": Retry(NoBackoff(), 0), "retry_on_error": []} | _nameless()
         if not config.url.startswith("unix:"):  # a Unix socket's connect keeps to socket_timeout, and knows no other
             options["socket_connect_timeout"] = config.timeout_s
         if password is not None:
@@ -389,7 +391,7 @@ class Store:
         """Whether Redis answers and keeps what it is told. Raises StoreUnavailable if it doesn't answer."""
         info: Mapping[str, Any] = self._call(self._redis.info)
         return StoreHealth(
-            version=str(info.get("valkey_version") or info.get("redis_version", "")),
+            version=printable(str(info.get("valkey_version") or info.get("redis_version", "")), most=64),
             is_durable=bool(info.get("aof_enabled")) and info.get("aof_last_write_status") == "ok",
             used_memory_bytes=int(info.get("used_memory", 0)),
         )
@@ -442,6 +444,15 @@ class Store:
         except (redis.RedisError, OSError, UnicodeDecodeError) as error:
             # The class alone: messages of Redis can quote arguments.
             raise StoreUnavailable(f"redis: {type(error).__name__}", is_absent=_is_absent(error)) from None
+
+
+def _nameless() -> dict[str, None]:
+    """What keeps redis-py, from 5.0 on, from telling its name when it connects: a line in ACL LOG each time."""
+    kind: Any = getattr(redis.connection, "AbstractConnection", redis.connection.Connection)
+    known = inspect.signature(kind.__init__).parameters
+    if "driver_info" in known and known["driver_info"].default is not None:  # 8: the other two are about to go
+        return {"driver_info": None}
+    return {name: None for name in ("lib_name", "lib_version") if name in known}
 
 
 def _is_absent(error: Exception) -> bool:

@@ -139,8 +139,9 @@ def helper(machine: Machine, verb: str, code: str = "", *, user: str = ALICE, lo
         "SSH_CONNECTION": f"192.0.2.9 {40000 + login} 192.0.2.1 22",
     }
     settings = [f"{name}={value}" for name, value in items.items()]
-    # A shell between: the helper tells the daemon its parent's number, and without one it would be that of nobody.
-    argv = ["sh", "-c", '"$@"; exit $?', "sh", "env", "-i", *settings, "/usr/libexec/textgate/pam-helper", verb]
+    # A login is known by who runs the helper, too: here it is systemd each time.
+    run = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect"]
+    argv = [*run, "env", "-i", *settings, "/usr/libexec/textgate/pam-helper", verb]
     done = machine.run(argv, stdin=code + "\0" if verb == "check" else "", check=False)
     return Answer(done.status, done.stdout)
 

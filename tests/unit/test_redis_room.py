@@ -28,12 +28,17 @@ def test_room_for_all_is_well() -> None:
         (replace(PLENTY, free_bytes=100 << 20), Level.WARNING, "only 100 MB"),
         (replace(PLENTY, free_files=0), Level.FAILURE, "no more files"),
         (replace(PLENTY, has_reserve=False), Level.WARNING, "reserve"),
-        (replace(PLENTY, shared=("/home", "/tmp")), Level.WARNING, "users can fill"),
+        (replace(PLENTY, shared=("/home", "/tmp")), Level.OK, "users can fill"),
     ],
 )
 def test_each_fault_is_told_with_what_mends_it(room: Room, level: Level, words: str) -> None:
     (finding,) = findings(room)
     assert (finding.level, words in finding.message, bool(finding.remedy)) == (level, True, True)
+
+
+def test_shared_file_system_is_a_warning_where_a_full_one_may_open_a_door() -> None:
+    (finding,) = findings(replace(PLENTY, shared=("/home",)), is_safe=True)
+    assert finding.level is Level.WARNING
 
 
 @pytest.mark.parametrize(
