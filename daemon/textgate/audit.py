@@ -19,7 +19,9 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import TextIO
 
-VALUE_MAX_LENGTH = 256
+from .printable import printable, printable_field
+
+MESSAGE_MAX_LENGTH = 2000  # of the words alone, which are ours but for the faults of a configuration
 IDENTIFIER = "textgated"
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
@@ -73,21 +75,12 @@ class Audit:
             "SYSLOG_IDENTIFIER": IDENTIFIER,
             "TEXTGATE_EVENT": event.name.lower(),
         }
-        shown = {name: printable(str(value)) for name, value in fields.items() if value is not None}
+        shown = {name: printable_field(str(value)) for name, value in fields.items() if value is not None}
         entry |= {f"TEXTGATE_{name.upper()}": value for name, value in shown.items()}
         words = " ".join(f"{name}={_quoted(value)}" for name, value in shown.items())
         with contextlib.suppress(Exception):  # nowhere left to say it
-            self._sink(f"{message} ({words})" if words else message, entry)
-
-
-def printable(text: str) -> str:
-    """Text made safe for a log line: plain printable characters, everything else escaped, and not too long."""
-    escaped = "".join(c if c.isprintable() and c not in '\\"' else _escaped(c) for c in text)
-    return escaped if len(escaped) <= VALUE_MAX_LENGTH else escaped[: VALUE_MAX_LENGTH - 3] + "..."
-
-
-def _escaped(character: str) -> str:
-    return '\\"' if character == '"' else character.encode("unicode_escape").decode()
+            said = printable(message, most=MESSAGE_MAX_LENGTH)
+            self._sink(f"{said} ({words})" if words else said, entry)
 
 
 def _quoted(value: str) -> str:

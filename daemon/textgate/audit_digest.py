@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .audit import Audit, Event, Priority, printable
+from .audit import Audit, Event, Priority
+from .printable import printable_field
 
 WRITTEN = 5  # of one kind in a window
 WINDOW_S = 300.0
@@ -46,7 +47,7 @@ class Digest:
 
     def event(self, event: Event, message: str, *, priority: Priority = Priority.INFO, **fields: object) -> None:
         """As `Audit.event`. Events are of one kind when all that is said here is the same."""
-        shown = {name: printable(str(value)) for name, value in fields.items() if value is not None}
+        shown = {name: printable_field(str(value)) for name, value in fields.items() if value is not None}
         self.flush(only_ended=True)
         with self._lock:
             kind = self._kind(event, message, priority, shown)

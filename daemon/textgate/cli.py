@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import getpass
 import io
 import os
 import sys
@@ -15,9 +14,10 @@ from typing import Any
 import click
 
 from . import __version__, wiring
-from .cli_base import Context, LazyGroup, command, complete_services, complete_users
+from .cli_base import Context, LazyGroup, ask_hidden, command, complete_services, complete_users, tell
 from .config import DEFAULT_PATH, cautions
 from .errors import DirectoryError, ExitCode, RefusedError, TextgateError
+from .printable import printable
 
 EPILOG = """Exit codes: 0 done, 1 failed, 2 usage, 3 configuration or credentials, 4 textgated can't be reached,
 5 refused (wrong code, throttled, not sent), 6 done with warnings (doctor)."""
@@ -90,10 +90,10 @@ def check_config(context: Context) -> None:
     )
     for warning in warnings:
         if not context.is_json:
-            click.echo(f"textgate: warning: {warning}", err=True)
+            tell(f"textgate: warning: {warning}", err=True)
     for fault in faults:
         if not context.is_json:
-            click.echo(f"textgate: error: {fault}", err=True)
+            tell(f"textgate: error: {fault}", err=True)
     if faults:
         sys.exit(ExitCode.CONFIG)
     context.say(
@@ -133,8 +133,9 @@ def _show_status(result: Mapping[str, Any]) -> None:
     ]
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in rows:
-        table.add_row(name, value)
-    Console(soft_wrap=True).print(table)
+        table.add_row(name, printable(value))
+    # Without markup, highlights and emoji: "[red]" in a version is that and nothing else.
+    Console(soft_wrap=True, markup=False, highlight=False, emoji=False).print(table)
 
 
 def _gateway_words(gateway: Mapping[str, Any]) -> str:
@@ -154,6 +155,9 @@ def doctor(context: Context) -> None:
     """Look at everything a login needs, and name the command that mends what is wrong.
 
     Exit code 0: all is well; 6: warnings only; 1: something would keep people out, or let somebody in.
+
+    Most monitoring takes 1 for a warning and 6 for nothing that it knows. Let it read --json: "worst" is ok, warning
+    or failure, each finding has its "level", and where doctor could not look there is "error" in their place.
     """
     from .doctor import Machine, examine
     from .guard_faults import Level
@@ -243,7 +247,7 @@ def prove_number(context: Context, code_stdin: bool, **arguments: object) -> Non
     """Ask for the texted code until it is right. Raises RefusedError after too many wrong ones."""
     text = "no code was given"
     for _ in range(ENROL_TRIES):
-        code = sys.stdin.readline().strip() if code_stdin else getpass.getpass("Code: ")
+        code = sys.stdin.readline().strip() if code_stdin else ask_hidden("Code: ")
         if not code:
             break
         checked = context.ask_daemon("prove-check", code=code, **arguments)
@@ -256,7 +260,7 @@ def prove_number(context: Context, code_stdin: bool, **arguments: object) -> Non
 
 def _ask_number() -> str:
     """The number of a phone, from the terminal or the first line of standard input. Raises UsageError for none."""
-    click.echo("Number: ", nl=False, err=True)
+    tell("Number: ", nl=False, err=True)
     number = sys.stdin.readline().strip()
     if not number:
         raise click.UsageError("no number was given")
@@ -265,7 +269,7 @@ def _ask_number() -> str:
 
 def _warn_if_unknown(context: Context, result: Mapping[str, Any]) -> None:
     if not result["is_known_number"] and not context.is_json:
-        click.echo("warning: this number is in no range known to be in use; did the text arrive?", err=True)
+        tell("warning: this number is in no range known to be in use; did the text arrive?", err=True)
 
 
 @main.command()
@@ -287,7 +291,8 @@ def recovery(context: Context, user: str) -> None:
     """Make 10 recovery codes for USER, each good once in place of a texted one; former ones are void."""
     result = context.ask_daemon("recovery", user=user)
     context.result(result)
-    context.say(f"Recovery codes of {result['user']}. Print them; they are not shown again.\n")
+    context.say(f"Recovery codes of {result['user']}. Print them; they are not shown again.")
+    context.say("")
     for code in result["codes"]:
         context.say(f"    {code}")
 
@@ -301,7 +306,6 @@ def login_test(context: Context, user: str, service: str) -> None:
 
     Nothing is opened and nobody is logged in; only the answer of the stack is shown.
     """
-    from .audit import printable
     from .pam_conversation import authenticate
 
     if os.geteuid() != 0:
@@ -309,7 +313,6 @@ def login_test(context: Context, user: str, service: str) -> None:
     if not Path("/etc/pam.d", service).is_file() or "/" in service:
         raise TextgateError("there is no such PAM service", hint="see: ls /etc/pam.d")
     result = authenticate(service, user, _converse)
-    user = printable(user)  # a name from somewhere else must not command this terminal
     context.result({"user": user, "service": service, "is_success": result.is_success, "reason": result.reason})
     if not result.is_success:
         context.say(f"{service} would refuse {user}: {result.reason}")
@@ -322,15 +325,15 @@ def _converse(style: int, text: str) -> str | None:
     from .pam_conversation import Style
 
     if style == Style.PROMPT_HIDDEN:
-        return getpass.getpass(text) if sys.stdin.isatty() else _read_line(text)
+        return ask_hidden(text) if sys.stdin.isatty() else _read_line(text)
     if style == Style.PROMPT_SHOWN:
         return _read_line(text)
-    click.echo(text, err=True)
+    tell(text, err=True, has_lines=True)
     return None
 
 
 def _read_line(prompt: str) -> str:
-    click.echo(prompt, nl=False, err=True)
+    tell(prompt, nl=False, err=True, has_lines=True)
     line = sys.stdin.readline()
     if not line:
         raise EOFError

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import importlib
-import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ import click
 from . import admin_client, wiring
 from .config import Config
 from .errors import TextgateError, ThrottledError, UsageError
+from .printable import printable, printable_json, printable_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +50,7 @@ def complete_users(_context: click.Context, _param: click.Parameter, incomplete:
     """Names of root and of people, not of the system's own users."""
     from .accounts import names_of_people
 
-    return sorted(name for name in names_of_people() if name.startswith(incomplete))
+    return sorted(name for name in names_of_people() if name.startswith(incomplete) and name.isprintable())
 
 
 def complete_services(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -63,6 +64,19 @@ def complete_services(_context: click.Context, _param: click.Parameter, incomple
     no_services = {name for name in names if name.startswith(("common-", ".")) or ".dpkg-" in name}
     found = names - no_services - {"other", "textgate"} - UNSUITABLE.keys()
     return sorted(name for name in found if name.startswith(incomplete))
+
+
+def tell(text: str, *, err: bool = False, nl: bool = True, has_lines: bool = False) -> None:
+    """Write to the terminal. No command does so in any other way, so that nothing from outside commands it.
+
+    has_lines: line feeds in the text are meant; else each is escaped, so that no name can begin a line of its own.
+    """
+    click.echo(printable_lines(text) if has_lines else printable(text), err=err, nl=nl)
+
+
+def ask_hidden(prompt: str) -> str:
+    """Ask on the terminal without showing what is typed."""
+    return getpass.getpass(printable_lines(prompt))
 
 
 class Context:
@@ -85,15 +99,15 @@ class Context:
         """The daemon's status. is_fresh: the gateway is asked now, which is root's. Raises DaemonUnavailable."""
         return self.ask_daemon("status", **({"fresh": True} if is_fresh else {}))
 
-    def say(self, text: str) -> None:
-        """A line for a person; nothing with --json."""
+    def say(self, text: str, *, has_lines: bool = False) -> None:
+        """A line for a person, or several (see `tell`); nothing with --json."""
         if not self.is_json:
-            click.echo(text)
+            tell(text, has_lines=has_lines)
 
     def result(self, data: Mapping[str, Any]) -> None:
         """The result, with --json only."""
         if self.is_json:
-            click.echo(json.dumps(data, ensure_ascii=False))
+            tell(printable_json(data))
 
 
 def command(function: F) -> F:
@@ -125,11 +139,11 @@ def fail(context: Context, error: TextgateError) -> NoReturn:
         report: dict[str, Any] = {"message": error.message, "hint": error.hint}
         report |= {"faults": faults} if faults else {}
         report |= {"wait_s": error.wait_s} if isinstance(error, ThrottledError) else {}
-        click.echo(json.dumps({"error": report}, ensure_ascii=False))
+        tell(printable_json({"error": report}))
     else:
         faults = list(getattr(error, "faults", []))
         for line in [f"{getattr(error, 'path', '')}: {fault}" for fault in faults] or [error.message]:
-            click.echo(f"textgate: error: {line}", err=True)
+            tell(f"textgate: error: {line}", err=True)
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            tell(f"hint: {error.hint}", err=True, has_lines=True)
     sys.exit(error.exit_code)

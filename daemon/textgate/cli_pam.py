@@ -279,7 +279,7 @@ def status(context: Context) -> None:
     if not rows:
         context.say("No service asks for a code. Start with: textgate pam try sshd")
     for row in rows:
-        context.say(row_text(row))
+        context.say(row_text(row), has_lines=True)
     if any(row["faults"] for row in rows):
         sys.exit(ExitCode.FAILURE)
 
@@ -300,7 +300,7 @@ def _require_root() -> None:
 
 def _show(context: Context, service: str, changes: Sequence[FileChange], word: str) -> None:
     for change in changes:
-        context.say(change.diff().rstrip("\n"))
+        context.say(change.diff().rstrip("\n"), has_lines=True)
     context.say(f"{service} is {word}." if changes else f"{service} was not guarded.")
 
 

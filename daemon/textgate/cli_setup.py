@@ -9,7 +9,6 @@ files.
 
 from __future__ import annotations
 
-import getpass
 import os
 import stat
 import sys
@@ -24,7 +23,7 @@ import click
 from . import cli_pam, service, wiring
 from .administrators import phone_of
 from .atomic_file import replace_file
-from .cli_base import Context, command, complete_users
+from .cli_base import Context, ask_hidden, command, complete_users, tell
 from .config import Config, parse_config
 from .config_edit import Value, set_option
 from .credstore import VAULT_KEY, Credstore, one_at_a_time
@@ -32,6 +31,7 @@ from .errors import ConfigError, CredentialError, RefusedError, TextgateError, U
 from .pam_admin import PamAdmin
 from .pam_files import SSHD_SERVICES, check_service
 from .pam_stack import FirstFactor
+from .printable import printable
 from .secret import Secret
 
 TRIES = 3
@@ -100,8 +100,8 @@ class Wizard:
     def _read(self, prompt: str, *, is_hidden: bool) -> str:
         try:
             if is_hidden:
-                return getpass.getpass(prompt).strip()
-            click.echo(prompt, nl=False, err=True)
+                return ask_hidden(prompt).strip()
+            tell(prompt, nl=False, err=True)
             line = sys.stdin.readline()
         except (EOFError, UnicodeDecodeError):
             line = ""
@@ -118,16 +118,16 @@ class Wizard:
                 if not self.can_ask or any(name in self.answers for name in names):
                     raise
                 for line in getattr(error, "faults", ()) or (error.message,):
-                    click.echo(f"  {line}", err=True)
+                    tell(f"  {line}", err=True)
                 if error.hint:
-                    click.echo(f"  hint: {error.hint}", err=True)
+                    tell(f"  hint: {error.hint}", err=True)
         return step()
 
     def wants(self, name: str, question: str, *, default: bool) -> bool:
         """Yes or no."""
         if name in self.answers:
             return bool(self.answers[name])
-        return click.confirm(question, default=default, err=True) if self.can_ask else default
+        return click.confirm(printable(question), default=default, err=True) if self.can_ask else default
 
 
 def _complete_first_factors(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -190,9 +190,8 @@ def setup(context: Context, answers_path: str | None, code_stdin: bool, no_pam: 
     if not no_pam:
         _guard_services(wizard)
     context.result(wizard.done)
-    context.say(
-        "\nDone. `textgate doctor` looks at everything; keep this session open until you have logged in anew."
-    )
+    context.say("")
+    context.say("Done. `textgate doctor` looks at everything; keep this session open until you have logged in anew.")
 
 
 def _can_ask(code_stdin: bool) -> bool:
@@ -356,7 +355,7 @@ def _connect(wizard: Wizard) -> None:
                 f"GatewayAPI can't be used: {gateway['reason']}",
                 hint="are key and secret right, and of this address? run setup again with others",
             )
-        click.echo("  GatewayAPI does not know these credentials.", err=True)
+        tell("  GatewayAPI does not know these credentials.", err=True)
         is_anew = True
     wizard.done["encrypted_credentials"] = sorted(_encrypted(wizard, credstore))
     if wizard.done["encrypted_credentials"]:
@@ -414,7 +413,7 @@ def _is_there(credstore: Credstore, name: str, path: str) -> bool:
     try:
         credstore.read(name)
     except CredentialError as error:
-        click.echo(f"  {error.message}", err=True)
+        tell(f"  {error.message}", err=True)
         return False
     return True
 
@@ -477,7 +476,8 @@ def _enrol(wizard: Wizard, code_stdin: bool) -> str:
     if wizard.wants("recovery_codes", "Make recovery codes, for the day the phone is lost?", default=True):
         made = context.ask_daemon("recovery", user=user)["codes"]
         wizard.done["recovery_codes"] = made
-        context.say("Recovery codes, each good once. Print them; they are not shown again.\n")
+        context.say("Recovery codes, each good once. Print them; they are not shown again.")
+        context.say("")
         for code in made:
             context.say(f"    {code}")
     return user
@@ -498,8 +498,9 @@ def _guard_services(wizard: Wizard) -> None:
         first_factor = factor if name in SSHD_SERVICES else "password"
         rows += [cli_pam.guard_service(wizard.context, name, first_factor, wait_s=wait_s, together_with=names)]
     if any(row["is_changed"] for row in rows):
+        wizard.context.say("")
         wizard.context.say(
-            f"\nLog in now in another window, with a code. What nobody logs in through, and `textgate pam confirm` "
+            f"Log in now in another window, with a code. What nobody logs in through, and `textgate pam confirm` "
             f"doesn't confirm, is taken back in {within}."
         )
 

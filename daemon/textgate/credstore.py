@@ -28,6 +28,7 @@ from pathlib import Path
 from .atomic_file import replace_file, sync_folder
 from .credentials import MAX_BYTES, load_credential, secret_of
 from .errors import CredentialError
+from .printable import printable
 from .programs import NOT_FOUND, has_systemd, pipe_program, run_program
 from .secret import Secret
 
@@ -319,5 +320,5 @@ def _told(status: int, said: str) -> str:
     """The last words of a program, which quotes nothing of what it was fed."""
     if status == NOT_FOUND:
         return "there is no systemd-creds"
-    words = "".join(char if char.isprintable() else " " for char in (said.strip().splitlines() or [""])[-1])
+    words = printable((said.strip().splitlines() or [""])[-1])
     return words[-_SAID_MAX_LENGTH:] or f"exit status {status}"

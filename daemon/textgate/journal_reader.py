@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .audit import IDENTIFIER, printable
+from .audit import IDENTIFIER
 from .errors import TextgateError, UsageError
+from .printable import printable, printable_field
 
 HELPER_IDENTIFIER = "textgate-pam-helper"
 DAEMON_USER = "textgate"
@@ -72,7 +73,7 @@ def read_events(
     reader.add_match(_SYSTEMD_UNIT=DAEMON_UNIT)
     if user:
         reader.add_conjunction()
-        reader.add_match(TEXTGATE_USER=printable(user))  # as the daemon writes it
+        reader.add_match(TEXTGATE_USER=printable_field(user))  # as the daemon writes it
     if since:
         reader.seek_realtime(max(0.0, since.timestamp()))
     else:
@@ -97,7 +98,7 @@ def _event(entry: Mapping[str, Any]) -> dict[str, str]:
 def _plain(value: object) -> str:
     """A field as one line of printable characters. The daemon's own need nothing: they were written so."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(text)
 
 
 def _require_readable() -> None:

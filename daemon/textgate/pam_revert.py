@@ -16,6 +16,7 @@ from pathlib import Path
 from . import admin_client
 from .pam_admin import PamAdmin
 from .pam_state import Guard
+from .printable import printable
 
 CONFIG_PATH = "/etc/textgate/textgate.toml"
 ADMIN_SOCKET = "/run/textgate/admin.sock"
@@ -31,11 +32,15 @@ def main() -> int:
         if reverted.error:
             has_failed = True
             hint = f" ({reverted.error.hint})" if reverted.error.hint else ""
-            print(f"<3>{reverted.service}: can't be taken back: {reverted.error.message}{hint}")  # noqa: T201
+            _say(3, f"{reverted.service}: can't be taken back: {reverted.error.message}{hint}")
         else:
             what = "confirmed by a login" if reverted.is_confirmed else "taken back, nobody confirmed it"
-            print(f"<5>{reverted.service}: {what}")  # noqa: T201  # with the priority that journald reads
+            _say(5, f"{reverted.service}: {what}")
     return 1 if has_failed else 0
+
+
+def _say(priority: int, text: str) -> None:
+    print(f"<{priority}>{printable(text)}")  # noqa: T201  # with the priority that journald reads
 
 
 def admin_socket(config_path: str) -> str:

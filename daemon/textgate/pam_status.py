@@ -13,6 +13,7 @@ from .guard_faults import Fault, failures
 from .guard_health import TryLines, guarded_services, health
 from .pam_admin import PamAdmin
 from .pam_state import Condition, Guard
+from .printable import printable
 
 
 def service_rows(admin: PamAdmin, *, empty_users: Sequence[str], try_lines: TryLines) -> list[dict[str, Any]]:
@@ -54,7 +55,9 @@ def fault_row(fault: Fault) -> dict[str, Any]:
 
 def row_text(row: Mapping[str, Any]) -> str:
     """A row of `service_rows` for people."""
-    text = f"{row['service']:12} " + ("NOT SAFE: " + "; ".join(row["faults"]) if row["faults"] else "guarded")
+    text = f"{row['service']:12} " + (
+        "NOT SAFE: " + printable("; ".join(row["faults"])) if row["faults"] else "guarded"
+    )
     if row["first_factor"]:
         text += f", {row['first_factor']} then code"
     if row["confirm_by"]:
@@ -64,9 +67,9 @@ def row_text(row: Mapping[str, Any]) -> str:
     if not row["is_ours"]:
         text += ", not put in by `textgate pam`"
     others = [one["message"] for one in row["findings"] if one["level"] == "warning" and not _is_shown(one)]
-    text += "".join(f"\n{'':12} warning: {message}" for message in others)
+    text += "".join(f"\n{'':12} warning: {printable(message)}" for message in others)
     remedies = dict.fromkeys(one["remedy"] for one in row["findings"] if one["remedy"] and not _is_shown(one))
-    return text + "".join(f"\n{'':12} -> {remedy}" for remedy in remedies)
+    return text + "".join(f"\n{'':12} -> {printable(remedy)}" for remedy in remedies)
 
 
 def _is_shown(found: Mapping[str, Any]) -> bool:

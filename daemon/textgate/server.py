@@ -35,6 +35,7 @@ from .dispatcher import Dispatcher
 from .errors import ExitCode, ProtocolError, TextgateError
 from .intake import Intake
 from .peercred import peer_credentials
+from .printable import printable_lines
 from .protocol import REQUEST_MAX_BYTES, Reply, Verb, Why, Word, format_reply, parse_request
 from .protocol import VERSION as PROTOCOL_VERSION
 from .session import LOGIN_TEST_TTY, Session, build_session
@@ -471,9 +472,9 @@ def main(arguments: list[str] | None = None) -> int:
         _serve(options.config, audit)
     except TextgateError as error:
         audit.event(Event.SERVICE, f"can't start: {error}", priority=Priority.ALERT, hint=error.hint)
-        print(f"textgated: error: {error}", file=sys.stderr)  # noqa: T201
+        print(printable_lines(f"textgated: error: {error}"), file=sys.stderr)  # noqa: T201
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
+            print(printable_lines(f"hint: {error.hint}"), file=sys.stderr)  # noqa: T201
         return error.exit_code
     return ExitCode.OK
 

@@ -18,7 +18,6 @@ from cryptography.fernet import Fernet, MultiFernet
 
 from textgate import admin, client, gateway_outcomes, sms
 from textgate.accounts import MAX_NAME_BYTES, is_askable
-from textgate.audit import VALUE_MAX_LENGTH, printable
 from textgate.codes import TYPED_MAX_LENGTH, is_recovery_form, normalise
 from textgate.config import Config, parse_config
 from textgate.credentials import load_credential
@@ -27,6 +26,7 @@ from textgate.errors import ConfigError, CredentialError, MsisdnError, ProtocolE
 from textgate.gateway_outcomes import Outcome, Reading
 from textgate.journal_reader import parse_since
 from textgate.msisdn import parse_msisdn
+from textgate.printable import FIELD_MAX_LENGTH, printable_field
 from textgate.protocol import CODE_FIELD, FIELDS, REQUEST_MAX_BYTES, Verb, parse_request
 from textgate.secret import Secret
 from textgate.session import build_session
@@ -94,8 +94,8 @@ def name(data: bytes) -> None:
     """A user name, in each place where it is written."""
     user = data.decode(errors="surrogateescape")
     assert re.fullmatch(r"~[0-9a-f]{32}", decoy_key(user))
-    shown = printable(user)
-    assert shown.isprintable() and len(shown) <= VALUE_MAX_LENGTH
+    shown = printable_field(user)
+    assert shown.isprintable() and len(shown) <= FIELD_MAX_LENGTH
     if is_askable(user):
         assert user.isprintable() and len(user.encode()) <= MAX_NAME_BYTES and not set(user) & set("/:\0\n")
         assert re.fullmatch(r"[A-Za-z0-9_.%-]+", encode_user(user))

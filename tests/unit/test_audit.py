@@ -19,16 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from textgate import audit as audit_module
-from textgate.audit import (
-    VALUE_MAX_LENGTH,
-    Audit,
-    Event,
-    JournalSink,
-    Priority,
-    choose_sink,
-    printable,
-    stream_sink,
-)
+from textgate.audit import Audit, Event, JournalSink, Priority, choose_sink, stream_sink
+from textgate.printable import FIELD_MAX_LENGTH, printable_field
 from textgate.secret import Secret
 
 # Written down a second time: people filter by these, so they may never change.
@@ -102,20 +94,20 @@ def test_event_without_fields_is_its_message() -> None:
         ('say "x"', 'say \\"x\\"'),
         ("\ud800", "\\ud800"),
         ("\0", "\\x00"),
-        ("x" * VALUE_MAX_LENGTH, "x" * VALUE_MAX_LENGTH),
-        ("x" * (VALUE_MAX_LENGTH + 1), "x" * (VALUE_MAX_LENGTH - 3) + "..."),
+        ("x" * FIELD_MAX_LENGTH, "x" * FIELD_MAX_LENGTH),
+        ("x" * (FIELD_MAX_LENGTH + 1), "x" * (FIELD_MAX_LENGTH - 3) + "..."),
     ],
 )
 def test_value_is_escaped_and_cut(value: str, shown: str) -> None:
-    assert printable(value) == shown
+    assert printable_field(value) == shown
     assert _written(user=value)[1]["TEXTGATE_USER"] == shown
 
 
 @given(st.text())
 def test_shown_value_is_printable_and_short(value: str) -> None:
-    shown = printable(value)
+    shown = printable_field(value)
     assert shown.isprintable()
-    assert len(shown) <= VALUE_MAX_LENGTH
+    assert len(shown) <= FIELD_MAX_LENGTH
 
 
 def test_value_with_a_blank_cannot_look_like_another_field() -> None:

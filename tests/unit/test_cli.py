@@ -21,8 +21,10 @@ import click
 import pytest
 
 from manual import json_keys
-from textgate import __version__, admin_client, pam_conversation, wiring
+from textgate import __version__, admin_client, doctor, pam_conversation, wiring
 from textgate.cli import main
+from textgate.finding import Finding
+from textgate.guard_faults import Level
 from textgate.pam_conversation import PamResult, Style
 from textgate.secret import Secret
 from textgate.vault import parse_keys
@@ -744,3 +746,33 @@ def test_check_config_warns_of_a_service_in_the_wrong_list(desk: Desk) -> None:
     assert "textgate: warning: [failmode] safe_services: sudo" in err
     code, out, err = desk.run("check-config", "--json")
     assert (code, err, len(json.loads(out)["warnings"])) == (0, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("levels", "code", "worst"),
+    [
+        ([], 0, "ok"),
+        (["OK", "OK"], 0, "ok"),
+        (["OK", "WARNING"], 6, "warning"),
+        (["FAILURE", "WARNING", "OK"], 1, "failure"),
+    ],
+)
+def test_doctor_tells_programs_the_level_of_each_finding_and_the_worst(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, levels: list[str], code: int, worst: str
+) -> None:
+    """Monitoring can't go by the exit code: 1 is a failure here and a warning there."""
+    findings = [Finding("redis", Level[name], "x") for name in levels]
+    monkeypatch.setattr(doctor, "examine", lambda _machine: findings)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    found, out, _ = desk.run("doctor", "--json")
+    report = json.loads(out)
+    assert (found, report["worst"]) == (code, worst)
+    assert [one["level"] for one in report["findings"]] == [name.lower() for name in levels]
+
+
+def test_doctor_that_can_not_look_tells_programs_an_error_and_no_level(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    code, out, _ = desk.run("doctor", "--json")
+    assert (code, set(json.loads(out))) == (1, {"error"})

@@ -28,7 +28,7 @@ from fakes import Journal
 from hostile import CANARY, NAMES
 from textgate import admin, cli, pam_conversation, sms, texts
 from textgate.accounts import MAX_NAME_BYTES, NssAccounts
-from textgate.audit import VALUE_MAX_LENGTH, Audit, Event, stream_sink
+from textgate.audit import Audit, Event, stream_sink
 from textgate.audit_digest import Digest
 from textgate.config import Config
 from textgate.counts import Counts
@@ -38,6 +38,7 @@ from textgate.msisdn import Msisdn
 from textgate.pam_conversation import PamResult
 from textgate.peercred import PeerCred
 from textgate.policy import decide
+from textgate.printable import FIELD_MAX_LENGTH
 from textgate.protocol import parse_request
 from textgate.session import build_session
 from textgate.store import encode_user
@@ -153,7 +154,7 @@ def test_name_in_the_journal_is_one_escaped_value(name: str) -> None:
     assert set(entry.fields) == {
         "MESSAGE_ID", "PRIORITY", "SYSLOG_IDENTIFIER", "TEXTGATE_EVENT", "TEXTGATE_USER", "TEXTGATE_RESULT",
     }  # fmt: skip
-    assert entry["user"].isprintable() and len(entry["user"]) <= VALUE_MAX_LENGTH
+    assert entry["user"].isprintable() and len(entry["user"]) <= FIELD_MAX_LENGTH
     assert entry.message.isprintable() and entry.message.endswith(" result=deny)")
     assert stream.getvalue().count("\n") == 1
     assert stream.getvalue().rstrip("\n").isprintable()

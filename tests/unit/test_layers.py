@@ -14,10 +14,9 @@ import textgate
 PACKAGE = Path(textgate.__file__).parent
 
 _MODULES = {
-    "core": "away errors secret codes msisdn sms texts limits policy protocol session config gateway_outcomes "
-    "pam_stack config_edit sshd_config sshd_words sshd_cases guard_faults finding",
+    "core": "away printable errors secret codes msisdn sms texts limits policy protocol session config "
+    "gateway_outcomes pam_stack config_edit sshd_config sshd_words sshd_cases guard_faults finding",
     "adapters": "audit_digest "
-    "audit_digest "
     "store gateway gateway_transport directory accounts credentials credstore vault peercred boot audit "
     "pam_conversation admin_client journal_reader memory pam_files pam_state pam_sshd pam_admin "
     "pam_dry_run guard_health atomic_file programs plain_files shortage store_watch redis_room",
