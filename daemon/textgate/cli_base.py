@@ -8,7 +8,6 @@ import getpass
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import click
@@ -55,14 +54,14 @@ def complete_users(_context: click.Context, _param: click.Parameter, incomplete:
 
 def complete_services(_context: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
     """Names of PAM services that can ask for a code."""
-    from .pam_files import PAM_DIR, UNSUITABLE
+    from .doors import UNSUITABLE
+    from .pam_files import PamFiles
 
     try:
-        names = {path.name for path in Path(PAM_DIR).iterdir()}
+        names = set(PamFiles().names())
     except OSError:
         return []
-    no_services = {name for name in names if name.startswith(("common-", ".")) or ".dpkg-" in name}
-    found = names - no_services - {"other", "textgate"} - UNSUITABLE.keys()
+    found = {name for name in names if not name.startswith("common-")} - {"other"} - UNSUITABLE.keys()
     return sorted(name for name in found if name.startswith(incomplete))
 
 

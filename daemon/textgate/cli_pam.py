@@ -15,8 +15,11 @@ import click
 from . import way_in
 from .administrators import enrolled_admins
 from .cli_base import Context, command, complete_services
-from .errors import ExitCode, TextgateError, UsageError
-from .guard_faults import Fault, Subject, failures, faults_of
+from .doctor_doors import door_lines, door_rows, level_of, wishes_of
+from .door_survey import Wishes, survey
+from .doors import Leads, message_of, open_doors, service_of
+from .errors import ConfigError, ExitCode, TextgateError, UsageError
+from .guard_faults import Fault, Level, Subject, failures, faults_of
 from .guard_health import health
 from .pam_admin import PamAdmin
 from .pam_dry_run import dry_run
@@ -204,10 +207,14 @@ def notes(context: Context, admin: PamAdmin, service: str, together_with: Collec
     """What is worth knowing once a service is guarded. together_with: services that are about to be, too."""
     found = []
     guarded = {*admin.services(), *together_with}
-    pair = way_in.SUDO_PAIR.get(service)
-    if pair and pair not in guarded:
-        found.append(f"{pair} is a service of its own and asks for no code yet: textgate pam try {pair}")
-    if pair:
+    doors = survey(admin, wishes_of(context.config))
+    if service_of(service).leads is Leads.ROOT:
+        found += [
+            f"{message_of(door)}, and asks for no code yet: textgate pam try {door.name}"
+            for door in open_doors(doors, root_only=True)
+            if door.name not in guarded
+        ]
+    if service in way_in.SUDO_PAIR:
         lines = way_in.Logins().passwordless_sudo()
         if lines:
             found.append(f"where NOPASSWD is set, sudo asks for no code either: {', '.join(lines)}")
@@ -271,17 +278,29 @@ def confirm(context: Context, service: str | None) -> None:
 @pam.command()
 @command
 def status(context: Context) -> None:
-    """Show which services ask for a code, and whether anybody gets around it."""
+    """Show which services ask for a code, what is wrong with them, and which others a password alone opens."""
     _require_root()
     admin = PamAdmin()
     rows = service_rows(admin, empty_users=way_in.Logins().without_password(), try_lines=dry_run)
-    context.result({"services": rows})
+    doors = survey(admin, _wishes(context))
+    context.result({"services": rows, "doors": door_rows(doors, context.config_path)})
     if not rows:
         context.say("No service asks for a code. Start with: textgate pam try sshd")
     for row in rows:
         context.say(row_text(row), has_lines=True)
-    if any(row["faults"] for row in rows):
+    for line in door_lines(doors, context.config_path):
+        context.say(line, has_lines=True)
+    has_failed = any(level_of(door, doors) is Level.FAILURE for door in doors)
+    if has_failed or any(row["faults"] for row in rows):
         sys.exit(ExitCode.FAILURE)
+
+
+def _wishes(context: Context) -> Wishes:
+    """What the configuration says of services; nothing, where it can't be read."""
+    try:
+        return wishes_of(context.config)
+    except ConfigError:
+        return Wishes()
 
 
 def parse_span(text: str) -> int:

@@ -27,6 +27,8 @@ from .cli_base import Context, ask_hidden, command, complete_users, tell
 from .config import Config, parse_config
 from .config_edit import Value, set_option
 from .credstore import VAULT_KEY, Credstore, one_at_a_time
+from .doctor_doors import suggestions, wishes_of
+from .door_survey import survey
 from .errors import ConfigError, CredentialError, RefusedError, TextgateError, UsageError
 from .pam_admin import PamAdmin
 from .pam_files import SSHD_SERVICES, check_service
@@ -36,7 +38,6 @@ from .secret import Secret
 
 TRIES = 3
 ANSWERS_MAX_BYTES = 1 << 16
-SUGGESTED_SERVICES = ("sshd", "sudo", "sudo-i")
 # What the gateway says of credentials that others would mend.
 _WRONG_CREDENTIALS = ("credentials", "account")
 
@@ -506,8 +507,12 @@ def _guard_services(wizard: Wizard) -> None:
 
 
 def _chosen_services(wizard: Wizard) -> list[str]:
-    there = [name for name in SUGGESTED_SERVICES if Path("/etc/pam.d", name).exists()]
-    default = " ".join(there) if wizard.can_ask else ""
+    default = ""
+    if wizard.can_ask and "services" not in wizard.answers:
+        suggested, others = suggestions(survey(PamAdmin(), wishes_of(wizard.context.config)))
+        if others:
+            tell(f"These ask for no code either: {', '.join(others)}.", err=True)
+        default = " ".join(suggested)
     return _check_services(wizard.answer("services", "Services to guard (- for none)", default).split())
 
 

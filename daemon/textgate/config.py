@@ -318,6 +318,9 @@ class ServicesConfig:
     """[services] Which PAM services are what."""
 
     ssh: tuple[str, ...] = option(("sshd",), list_of(service), "services whose SSH_ environment is sshd's own word")
+    left_open: tuple[str, ...] = option(
+        (), list_of(service), "services that a password alone may open; doctor does not warn of them"
+    )
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,10 @@ from .administrators import Holder, enrolled_admins, phone_holders
 from .config import Config, StoreConfig
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
+from .doctor_doors import door_findings, wishes_of
 from .doctor_failmode import failmode_findings
 from .doctor_sshd import check_sshd
+from .door_survey import survey
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
 from .finding import Finding
 from .guard_faults import Level, counts_wrong_passwords, failures, names
@@ -383,6 +385,14 @@ def _pam(machine: Machine) -> Iterator[Finding]:
             yield from _faillock(machine, service)
 
 
+def _doors(machine: Machine) -> Iterator[Finding]:
+    try:
+        config = machine.config
+    except ConfigError:  # which another check tells
+        config = None
+    yield from door_findings(survey(machine.pam, wishes_of(config)), machine.config_path)
+
+
 def _faillock(machine: Machine, service: str) -> Iterator[Finding]:
     rules = machine.pam.rules(service)
     first = next((at for at, rule in enumerate(rules) if is_ours(rule)), len(rules))
@@ -395,14 +405,8 @@ def _faillock(machine: Machine, service: str) -> Iterator[Finding]:
 
 
 def _sudo(machine: Machine) -> Iterator[Finding]:
-    services = set(SUDO_PAIR) & set(machine.guarded)
-    if not services:
+    if not set(SUDO_PAIR) & set(machine.guarded):
         return
-    for service in sorted(services):
-        other = SUDO_PAIR[service]
-        if other not in services:
-            message = f"{service} asks for a code, {other} does not: `{'sudo -i' if other == 'sudo-i' else 'sudo'}`"
-            yield Finding("sudo", Level.FAILURE, message, f"textgate pam try {other}")
     for place in machine.logins.passwordless_sudo():
         message = f"{place} lets sudo ask nothing, and so no code either"
         yield Finding("sudo", Level.WARNING, message, f"visudo -f {place.partition(':')[0]}")
@@ -432,6 +436,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("gateway", _gateway),
     ("phones", _phones),
     ("pam", _pam),
+    ("doors", _doors),
     ("sshd", check_sshd),
     ("sudo", _sudo),
 )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from .doors import UNSUITABLE
 from .errors import TextgateError
 from .pam_stack import Rule, StackError, has_block, has_mark, read_stack, ways_around
 from .plain_files import read_plain
@@ -23,18 +24,6 @@ VENDOR_PAM_DIR = "/usr/lib/pam.d"  # where libpam looks next
 SSHD_SERVICES = ("sshd",)
 SERVICE_MAX_LENGTH = 64
 FILES_MAX_BYTES = 1 << 20
-
-# Services that can't ask for a code, and why.
-_NOBODY = "it authenticates nobody"
-_ONE_PROMPT = "it can ask for one password and no more"
-_AS_USER = "it runs as the user, who can't reach textgate's socket"
-UNSUITABLE: Mapping[str, str] = (
-    dict.fromkeys(["atd", "chpasswd", "cron", "crond", "newusers", "passwd", "runuser", "runuser-l"], _NOBODY)
-    | dict.fromkeys(["systemd-user", "cups", "gdm-launch-environment", "sddm-greeter", "lightdm-greeter"], _NOBODY)
-    | dict.fromkeys(["dovecot", "imap", "pop3", "smtp", "openvpn", "ppp", "samba", "vsftpd", "proftpd"], _ONE_PROMPT)
-    | dict.fromkeys(["xrdp-sesman", "saslauthd", "exim4", "polkit-1", "textgate-api"], _ONE_PROMPT)
-    | dict.fromkeys(["i3lock", "kde", "physlock", "swaylock", "vlock", "xlock", "xscreensaver"], _AS_USER)
-)
 
 
 class PamAdminError(TextgateError):
@@ -70,9 +59,9 @@ class PamFiles:
 
     def services_through(self, service: str) -> list[str]:
         """The services whose stack goes through the file of this one: itself, and su-l for su."""
-        return [name for name, _ in self._stacks() if service in self._files_of(name)]
+        return [name for name, _ in self._stacks() if service in self.files_of(name)]
 
-    def _files_of(self, service: str) -> set[str]:
+    def files_of(self, service: str) -> set[str]:
         """Names of the files that a service's stack is read from. Raises StackError."""
         names: set[str] = set()
 
@@ -83,16 +72,25 @@ class PamFiles:
         read_stack(service, read)
         return names
 
+    def names(self) -> list[str]:
+        """Every file that could be a service, of both folders."""
+        return sorted(
+            {
+                path.name
+                for folder in (PAM_DIR, VENDOR_PAM_DIR)
+                if self._at(folder).is_dir()
+                for path in self._at(folder).iterdir()
+                if is_service(path.name)
+            }
+        )
+
+    def has_any(self, patterns: Sequence[str]) -> bool:
+        """Whether there is a file of one of these patterns."""
+        return any(next(self._root.glob(pattern.lstrip("/")), None) is not None for pattern in patterns)
+
     def _stacks(self) -> Iterator[tuple[str, list[Rule]]]:
         """Every service whose files can be read."""
-        names = {
-            path.name
-            for folder in (PAM_DIR, VENDOR_PAM_DIR)
-            if self._at(folder).is_dir()
-            for path in self._at(folder).iterdir()
-            if is_service(path.name)
-        }
-        for name in sorted(names):
+        for name in self.names():
             with contextlib.suppress(StackError, PamAdminError):
                 yield name, self.rules(name)
 
@@ -138,7 +136,10 @@ def check_service(service: str) -> str:
             f"{service} is no service of its own", hint="name a service such as sshd or sudo, or use pam-auth-update"
         )
     if service in UNSUITABLE:
-        raise PamAdminError(f"{service} can't ask for a code: {UNSUITABLE[service]}", hint="leave it as it is")
+        raise PamAdminError(
+            f"{service} can't ask for a code: {UNSUITABLE[service]}",
+            hint="`textgate pam status` says of each service what can be done about it",
+        )
     return service
 
 

@@ -129,10 +129,15 @@ class PamSshd(PamFiles):
 
         Raises PamAdminError.
         """
-        settings = self.sshd_settings()
-        logins = [login for _, login in self._logins_in_blocks(settings, ()) if login is not None]
-        outputs = (self.effective_sshd(login) for login in (SshLogin(), STRANGER, *logins))
-        return all(sshd_config.proves_first(effective(output)) for output in outputs)
+        return all(map(sshd_config.proves_first, self.sshd_answers()))
+
+    def sshd_answers(self) -> Iterator[dict[str, str]]:
+        """What sshd says of logins in general, and of one in each Match block: keyword -> value.
+
+        Raises PamAdminError.
+        """
+        logins = [login for _, login in self._logins_in_blocks(self.sshd_settings(), ()) if login is not None]
+        yield from (effective(self.effective_sshd(login)) for login in (SshLogin(), STRANGER, *logins))
 
     def _logins_in_blocks(
         self, settings: Sequence[Setting], users: Sequence[str]

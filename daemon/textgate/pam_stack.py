@@ -320,6 +320,15 @@ def openings(rules: Sequence[Rule]) -> dict[str, dict[int, str]]:
     return found
 
 
+def opens_while_refused(rules: Sequence[Rule], known: Callable[[Rule], Sequence[str] | None]) -> bool:
+    """Whether a run of a stack lets in while textgate says no, as `ways_around`.
+
+    known: what the module of a line can answer, where it is more than "anything"; else None.
+    """
+    states = _search(rules, _NO, known)
+    return any(_current(rules, one) is None and _end(one) == "success" for one in states)
+
+
 def _run_to(state: _State, came_from: Mapping[_State, tuple[_State, str] | None]) -> dict[int, str]:
     answers = {}
     while (step := came_from[state]) is not None:
@@ -352,10 +361,14 @@ def asks_anybody(rules: Sequence[Rule]) -> bool:
     return "begin" in met
 
 
-def _search(rules: Sequence[Rule], ours: Mapping[str, tuple[str, ...]]) -> dict[_State, tuple[_State, str] | None]:
+def _search(
+    rules: Sequence[Rule],
+    ours: Mapping[str, tuple[str, ...]],
+    known: Callable[[Rule], Sequence[str] | None] = lambda _rule: None,
+) -> dict[_State, tuple[_State, str] | None]:
     """Every state that a run can be in, with the state and the answer that it came from."""
     came_from: dict[_State, tuple[_State, str] | None] = {_State(): None}
-    answers = [_distinct(rule, _possible(rule, ours)) for rule in rules]
+    answers = [_distinct(rule, known(rule) or _possible(rule, ours)) for rule in rules]
     waiting = deque(came_from)
     while waiting:
         state = waiting.popleft()

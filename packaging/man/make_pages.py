@@ -41,8 +41,8 @@ from textgate import (  # noqa: E402
     codes,
     config,
     directory,
+    doors,
     pam_admin,
-    pam_files,
     pam_state,
     server,
     sshd_config,
@@ -263,13 +263,21 @@ def service_lines(_page: Page, first_factor: str) -> Iterator[str]:
     yield from (f"    {line}" for line in body_lines(FirstFactor(first_factor)))
 
 
-def unsuitable(_page: Page) -> Iterator[str]:
-    """The services in which `textgate pam` puts no lines, and why."""
-    reasons: dict[str, list[str]] = {}
-    for service, reason in pam_files.UNSUITABLE.items():
-        reasons.setdefault(reason, []).append(f"`{service}`")
-    for reason, services in reasons.items():
-        yield from (f"- {', '.join(sorted(services))}: {plain(reason)}", "")
+def door_lines(_page: Page, which: str) -> Iterator[str]:
+    """The services that lead to a shell or to root: those that can ask for a code, and those that can't."""
+    for service in doors.DOORS:
+        if service.leads is not doors.Leads.NOTHING and service.can_ask is (which == "guarded"):
+            where = "root" if service.leads is doors.Leads.ROOT else "a shell"
+            shown = ", ".join(f"`{name}`" for name in service.names)
+            reason = f"; {plain(service.why)}" if service.why else ""
+            yield from (f"- {shown}: {where}, {plain(service.what)}{reason}", "")
+
+
+def needs_none(_page: Page) -> Iterator[str]:
+    """The services that lead to neither, and why."""
+    for service in doors.DOORS:
+        if service.leads is doors.Leads.NOTHING:
+            yield from (f"- {', '.join(f'`{name}`' for name in service.names)}: {plain(service.why)}", "")
 
 
 DIRECTIVES: dict[str, Callable[..., Iterator[str]]] = {
@@ -285,7 +293,8 @@ DIRECTIVES: dict[str, Callable[..., Iterator[str]]] = {
     "pam-lines": pam_lines,
     "sshd-settings": sshd_settings,
     "service-lines": service_lines,
-    "unsuitable": unsuitable,
+    "needs-none": needs_none,
+    "doors": door_lines,
 }
 
 # Single values, written as {{name}}.

@@ -25,6 +25,7 @@ def _doors(_machine: tuple[Machine, Gateway]) -> Iterator[Doors]:
     doors = Doors.prepare(machine, gateway)
     machine.run("for n in $(getent passwd | grep -o '^load[0-9]*'); do userdel $n; done")
     machine.run("sed -i '/^load/d' /etc/textgate/phones")
+    machine.run('printf \'[services]\\nleft_open = ["login", "su", "su-l"]\\n\' >>/etc/textgate/textgate.toml')
     machine.run("echo 'LoginGraceTime 10m' >/etc/ssh/sshd_config.d/grace.conf && systemctl reload ssh")
     for service in SERVICES:
         machine.run(["textgate", "pam", "enable", service])
@@ -50,6 +51,7 @@ def test_healthy_machine(machine: Machine) -> None:
         "closed to others", "what PAM runs is root's alone", "textgated 0.", "writes each change to the disk",
         "no others", "takes our credentials", "left", "agrees with the gateway's", "2 users with a phone",
         "sshd asks for a code, and none of its lines lets in without one", "takes no password by itself",
+        "login gives a shell for a password alone (on the console), as [services] left_open says",
         "LoginGraceTime 600", "asks nothing again for 15 minutes",
     ):  # fmt: skip
         assert words in shown, words
@@ -144,6 +146,13 @@ BROKEN = {
         "warning",
     ),
     "person": ("useradd -s /bin/bash carol", "userdel carol", {"phones"}, "warning"),
+    "door": (
+        "printf '@include common-auth\\n' >/etc/pam.d/frontdoor",
+        "rm /etc/pam.d/frontdoor",
+        {"doors"},
+        "warning",
+    ),
+    "half of sudo": ("textgate pam disable sudo-i", "textgate pam enable sudo-i", {"doors"}, "failure"),
     "try": ("textgate pam try login", "textgate pam disable login", {"pam"}, "warning"),
 }
 

@@ -324,10 +324,10 @@ def test_what_would_close_the_machine_to_its_administrators_is_refused(doors: Do
 
 
 def test_sudo_pair_and_targets_phone_are_pointed_out(doors: Doors, machine: Machine) -> None:
-    assert "sudo-i is a service of its own" in pam(machine, "enable", "sudo").stdout
+    assert "sudo-i gives root for a password alone" in pam(machine, "enable", "sudo").stdout
     doctor = machine.run(["textgate", "doctor"], check=False)
     assert doctor.status == 1
-    assert "sudo asks for a code, sudo-i does not" in doctor.stdout
+    assert "FAILURE  doors        sudo-i gives root for a password alone (with `sudo -i`)" in doctor.stdout
     said = pam(machine, "enable", "su").stdout
     assert "so are su-l, by way of su" in said
 

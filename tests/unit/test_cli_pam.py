@@ -52,6 +52,7 @@ class Desk:
             self.write(f"etc/pam.d/{name}", text)
         for name in ("sshd", "sudo", "sudo-i", "su", "login"):
             self.write(f"etc/pam.d/{name}", "@include common-auth\n")
+        self.write("usr/bin/sudo", "")
         self.write("etc/ssh/sshd_config", "Include /etc/ssh/sshd_config.d/*.conf\n")
         config = self.write("textgate.toml", '[limits]\nallowed_countries = ["DK"]\n')
         self.base = ["--config", str(config)]
@@ -281,8 +282,8 @@ def test_status_of_nothing(desk: Desk) -> None:
 
 
 def test_status_tells_who_put_lines_in_and_what_gets_around_them(desk: Desk) -> None:
-    desk.run("enable", "sudo")
-    desk.run("enable", "su")
+    for service in ("sudo", "sudo-i", "su"):
+        desk.run("enable", service)
     desk.write("etc/pam.d/login", "@include common-auth\n@include textgate\n")
     shown = desk.run("status")
     assert shown.exit_code == 0
@@ -411,9 +412,10 @@ def test_root_who_is_shut_out_is_told(desk: Desk, value: str, is_told: bool) -> 
 def test_notes(desk: Desk) -> None:
     desk.passwordless = ["/etc/sudoers.d/90-cloud:1"]
     first = desk.run("enable", "sudo").output
-    assert "sudo-i is a service of its own" in first
+    assert "note: sudo-i gives root for a password alone (with `sudo -i`), and asks for no code yet" in first
+    assert "textgate pam try sudo-i" in first
     assert "/etc/sudoers.d/90-cloud:1" in first
-    assert "a service of its own" not in desk.run("enable", "sudo-i").output
+    assert "asks for no code yet" not in desk.run("enable", "sudo-i").output
     of_su = desk.run("enable", "su").output
     assert "root has none: textgate enrol root" in of_su
     assert "so are su-l, by way of su" in of_su
@@ -425,13 +427,15 @@ def test_no_note_on_a_service_that_the_same_command_guards(desk: Desk) -> None:
     admin.enable("sudo", FirstFactor.PASSWORD, now_at=1)
     assert cli_pam.notes(context, admin, "sudo", ["sudo", "sudo-i"]) == []
     (note,) = cli_pam.notes(context, admin, "sudo", ["sudo"])
-    assert "sudo-i is a service of its own" in note
+    assert note.startswith("sudo-i gives root")
 
 
 def test_json_is_one_object_with_the_diff(desk: Desk) -> None:
     done = json.loads(desk.run("enable", "sudo", "--json").output)
     assert tuple(done) == json_keys("pam try")
-    assert tuple(json.loads(desk.run("status", "--json").output)["services"][0]) == json_keys("pam status")[1:]
+    report = json.loads(desk.run("status", "--json").output)
+    assert ("services", *report["services"][0], "doors") == json_keys("pam status")
+    assert tuple(report) == ("services", "doors")
     assert tuple(json.loads(desk.run("confirm", "--json").output)) == json_keys("pam confirm")
     assert done["service"] == "sudo"
     assert done["is_changed"] is True

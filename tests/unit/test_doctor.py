@@ -98,6 +98,7 @@ class Ward:
             "etc/pam.d/sudo": "@include common-auth\n",
             "etc/pam.d/sudo-i": "@include common-auth\n",
             "etc/ssh/sshd_config": "Include /etc/ssh/sshd_config.d/*.conf\n",
+            "usr/bin/sudo": "",
             "usr/libexec/textgate/pam-helper": "",
             "usr/libexec/textgate/textgate_pam.py": "",
             "usr/lib/x/security/pam_textgate.so": "",
@@ -212,7 +213,7 @@ def test_healthy_machine_has_no_complaint(ward: Ward) -> None:
     assert {one.level for one in findings} == {Level.OK}, [one for one in findings if one.level is not Level.OK]
     assert {one.check for one in findings} == {
         "config", "credentials", "files", "socket", "daemon", "redis", "gateway", "credit", "clock", "phones", "pam",
-        "sshd", "sudo",
+        "doors", "sshd", "sudo",
     }  # fmt: skip
 
 
@@ -526,7 +527,8 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     "keys that never begin": (_waiting_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),
     "no administrator with a key": (_nobody_can, "sshd", Level.FAILURE, "alice: has no ssh key", "textgate enrol"),
     "sudo -i forgotten": (
-        lambda w: w.admin.disable("sudo-i"), "sudo", Level.FAILURE, "sudo-i does not", "textgate pam try sudo-i",
+        lambda w: w.admin.disable("sudo-i"),
+        "doors", Level.FAILURE, "sudo-i gives root for a password alone", "textgate pam try sudo-i",
     ),
     "sudo asks nothing": (
         lambda w: w.write("sudoers", "x ALL=(ALL) NOPASSWD: ALL\n"), "sudo", Level.WARNING, "sudoers:1", "visudo -f",

@@ -21,7 +21,7 @@ import click
 import pytest
 
 from manual import json_keys, json_terms
-from textgate import cli, cli_setup, config, pam_files, server, sshd_config
+from textgate import cli, cli_setup, config, doors, server, sshd_config
 from textgate.audit import Event
 from textgate.errors import ExitCode
 from textgate.pam_stack import FirstFactor, body_lines
@@ -270,7 +270,7 @@ def test_pam_lines_and_sshd_settings_are_the_real_ones(shown: dict[str, str]) ->
         settings = [line for line in sshd_config.drop_in_text(factor).split("\n") if not line.startswith("#")]
         assert " ".join(settings).strip() in text
     assert " ".join(body_lines(FirstFactor.KEY)) in text
-    for service, reason in pam_files.UNSUITABLE.items():
+    for service, reason in doors.UNSUITABLE.items():
         assert service in text
         assert reason in text
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from textgate import pam_files, pam_state
+from textgate.doors import UNSUITABLE
 from textgate.errors import TextgateError
 from textgate.pam_admin import REVERT_TIMER, PamAdmin
-from textgate.pam_files import UNSUITABLE, PamAdminError, check_service
+from textgate.pam_files import PamAdminError, check_service
 from textgate.pam_stack import BEGIN_MARK, FirstFactor, StackError
 from textgate.pam_state import STATE_DIR, Condition, FileChange, Guard
 from textgate.sshd_config import DROP_IN
@@ -235,7 +236,7 @@ def test_what_is_no_service_is_refused(service: str) -> None:
 
 def test_service_by_which_programs_check_passwords_is_not_guarded() -> None:
     """Its file says why: textgate.AuthClient asks for the code itself."""
-    with pytest.raises(PamAdminError, match="one password and no more"):
+    with pytest.raises(PamAdminError, match="ask for the code themselves"):
         check_service("textgate-api")
 
 
