@@ -2,8 +2,8 @@
 """Puts textgate's lines into services and takes them out again, without ever leaving half of it behind.
 
 Rules of this file:
-- What a change is made of is on the disk under STATE_DIR, former and new bytes of each file, before anything else is
-  written. So whatever breaks a change off, `disable` knows the way back.
+- A change is made by a transaction: all files of it or none, what is remembered included, and of all services at once
+  where all are meant. Whatever breaks it off, the next command, the timer or the next start takes it back.
 - A file that an administrator has changed since is never overwritten: textgate's lines alone are taken out of it, or,
   where they can't be told from his, nothing is done and he is told which lines they are.
 - For sshd the order matters: its settings come first and the PAM file last, and the other way round on the way back.
@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from . import sshd_config
-from .atomic_file import replace_file, sync_folder
 from .errors import TextgateError
 from .guard_faults import Subject, failures, faults_of
 from .pam_files import PAM_DIR, SSHD_SERVICES, VENDOR_PAM_DIR, PamAdminError, check_name, check_service
@@ -35,8 +34,9 @@ from .pam_stack import (
     with_block,
     without_block,
 )
-from .pam_state import Condition, FileChange, Guard, PamState, not_written
+from .pam_state import Condition, Guard, PamState, not_written
 from .sshd_config import DROP_IN
+from .transaction import FileChange
 
 REVERT_TIMER = "textgate-pam-revert.timer"
 
@@ -150,27 +150,42 @@ class PamAdmin(PamState, PamSshd):
             if guard is not None and not self._mend(guard, first_factor):
                 return ()
             changes = self.plan(service, first_factor)
-            self._remember(Guard(service, first_factor, changes, now_at, confirm_by))
-            try:
-                if confirm_by is not None:
+            self._write_guard(Guard(service, first_factor, changes, now_at, confirm_by), is_forced=is_forced)
+            return changes
+
+    def _write_guard(self, guard: Guard, *, is_forced: bool) -> None:
+        """Write a service's files, what is remembered of it first. Raises PamAdminError, and all is as before."""
+        changes = [self._remembering(guard), *guard.changes]
+        try:
+            with self._transactions().begin(changes) as transaction:
+                if guard.confirm_by is not None:
                     self._start_timer()
                 for change in changes:
-                    self._write(change.path, change.after)
+                    transaction.apply(change.path)
                     if change.path == DROP_IN:
-                        self._check_sshd(first_factor, is_forced=is_forced)
+                        self._check_sshd(guard.first_factor, is_forced=is_forced)
                         self._reload_sshd()
-            except BaseException as error:
-                self._roll_back(service, changes)
-                if isinstance(error, OSError):
-                    raise not_written(service, error) from None
-                raise
-            return changes
+                transaction.commit(is_told=True)
+        except BaseException as error:
+            self._stop_timer()
+            if isinstance(error, OSError):
+                raise self._broken_off(guard.service, error) from None
+            raise
+
+    def _broken_off(self, what: str, error: OSError) -> PamAdminError:
+        """The error for files that can't be written; all is as before, unless that couldn't be written either."""
+        if not self._transactions().is_open():
+            return not_written(what, error)
+        return PamAdminError(
+            f"{what}: half of the change is left, and could not be taken back: {error.strerror}",
+            hint="as soon as the files can be written, the next textgate pam, or textgate's timer, takes it back",
+        )
 
     def _mend(self, guard: Guard, first_factor: FirstFactor) -> bool:
         """Whether a service that was enabled before is to be enabled anew. What was broken off is taken back."""
         condition = self.condition(guard)
         if condition is Condition.HALF:
-            self._take_out(guard.service)
+            self._take_out([guard.service])
             return True
         if condition is Condition.CHANGED and not has_block(self.rules(guard.service)):
             raise PamAdminError(
@@ -184,22 +199,6 @@ class PamAdmin(PamState, PamSshd):
             )
         return False
 
-    def _roll_back(self, service: str, changes: tuple[FileChange, ...]) -> None:
-        """Put back what a change that failed has written. Raises PamAdminError if that fails too."""
-        try:
-            for change in reversed(changes):
-                if self._bytes(change.path) != change.before:
-                    self._write(change.path, change.before)
-            if any(change.path == DROP_IN for change in changes):
-                with contextlib.suppress(PamAdminError):
-                    self._reload_sshd()
-            self._forget(service)
-        except OSError as error:
-            raise PamAdminError(
-                f"{service}: half of the change is left, and could not be taken back: {error.strerror}",
-                hint=f"textgate pam disable {service}, as soon as the files can be written",
-            ) from None
-
     def disable(self, service: str) -> tuple[FileChange, ...]:
         """Take textgate's lines out: files that are as textgate left them get back the very bytes that they had.
 
@@ -209,37 +208,78 @@ class PamAdmin(PamState, PamSshd):
         """
         check_name(service)
         with self._alone():
-            return self._take_out(service)
+            return self._take_out([service])[service]
 
-    def _take_out(self, service: str) -> tuple[FileChange, ...]:
+    def disable_all(self) -> dict[str, tuple[FileChange, ...]]:
+        """Take textgate's lines out of every service that has them, or, if that can't be done, out of none.
+
+        Returns what was changed, by service. Raises PamAdminError as `disable`; then nothing was changed.
+        """
+        with self._alone():
+            return self._take_out(self.with_lines())
+
+    def recover(self) -> None:
+        """Deal with a change that was broken off, as every other command does first. Raises PamAdminError."""
+        with self._alone():
+            pass
+
+    def with_lines(self) -> list[str]:
+        """The services that have lines of textgate's making, or are remembered to have had them."""
+        return sorted({*self.remembered(), *self.marked()})
+
+    def _take_out(self, services: Sequence[str]) -> dict[str, tuple[FileChange, ...]]:
+        back = self._ways_back(services)
+        forgotten = [one for service in services for one in self._forgetting(service, is_damaged=self._lost(service))]
+        changes = [*(change for found in back.values() for change in found), *forgotten]
+        if not changes:
+            return back
         try:
-            guard = self.guard(service)
-        except PamAdminError:
-            guard = None
-        remembered = guard.changes if guard else ()
-        paths = [f"{PAM_DIR}/{service}", *([DROP_IN] if service in SSHD_SERVICES else [])]
-        known = {change.path: change for change in remembered}
-        is_remembered = self._state(service).exists()
-        back = [one for path in paths for one in self._way_back(path, known.get(path), service)]
-        if not back and not is_remembered:
-            if service in self.services():
-                raise PamAdminError(
-                    f"{service} asks for a code by lines that `textgate pam` did not put in",
-                    hint=f"take them out by hand: grep -n textgate {PAM_DIR}/{service} {PAM_DIR}/common-auth; "
-                    "or pam-auth-update, if that put them in",
-                )
-            return ()
-        try:
-            for change in back:
-                self._write(change.path, change.after)
-            for path in paths:
-                self._remove_rests(path)
-            if service in SSHD_SERVICES:
-                self._reload_sshd()
-            self._forget(service, is_damaged=guard is None)
+            with self._transactions().begin(changes) as transaction:
+                for change in changes:
+                    transaction.apply(change.path)
+                transaction.commit()
         except OSError as error:
-            raise not_written(service, error) from None
-        return tuple(back)
+            raise self._broken_off(", ".join(services), error) from None
+        self._stop_timer()
+        return back
+
+    def _ways_back(self, services: Sequence[str]) -> dict[str, tuple[FileChange, ...]]:
+        """What is to be done to the files of each service. Raises PamAdminError that names all obstacles."""
+        found: dict[str, tuple[FileChange, ...]] = {}
+        errors = []
+        for service in services:
+            try:
+                found[service] = tuple(self._service_back(service))
+            except PamAdminError as error:
+                errors.append(error)
+        if errors:
+            nothing = "; nothing was changed" if len(services) > 1 else ""
+            raise PamAdminError(
+                "; ".join(error.message for error in errors) + nothing,
+                hint="\n".join(error.hint for error in errors if error.hint) or None,
+            )
+        return found
+
+    def _lost(self, service: str) -> bool:
+        """Whether what was remembered of a service can't be read."""
+        try:
+            self.guard(service)
+        except PamAdminError:
+            return True
+        return False
+
+    def _service_back(self, service: str) -> list[FileChange]:
+        guard = None if self._lost(service) else self.guard(service)
+        paths = [f"{PAM_DIR}/{service}", *([DROP_IN] if service in SSHD_SERVICES else [])]
+        known = {change.path: change for change in guard.changes} if guard else {}
+        back = [one for path in paths for one in self._way_back(path, known.get(path), service)]
+        if not back and not self._state(service).exists() and service in self.services():
+            raise PamAdminError(
+                f"{service} asks for a code by lines that `textgate pam` did not put in",
+                hint=f"take them out by hand: grep -n textgate {PAM_DIR}/{service} {PAM_DIR}/common-auth; "
+                "or pam-auth-update, if that put them in",
+            )
+        return back
 
     def _way_back(self, path: str, known: FileChange | None, service: str) -> list[FileChange]:
         """What is to be done to one file. Raises PamAdminError."""
@@ -303,7 +343,7 @@ class PamAdmin(PamState, PamSshd):
                         self._confirm(guard)
                         done.append(Reverted(guard.service, True))
                     elif guard.is_due(now_at):
-                        self._take_out(guard.service)
+                        self._take_out([guard.service])
                         done.append(Reverted(guard.service, False))
                 except TextgateError as error:
                     if error.message != guard.fault:
@@ -332,23 +372,12 @@ class PamAdmin(PamState, PamSshd):
         if not self.pending():
             self._run(["systemctl", "disable", "--now", "--quiet", REVERT_TIMER])
 
-    # --- Files ---
+    # --- After a change ---
 
-    def _forget(self, service: str, *, is_damaged: bool = False) -> None:
-        super()._forget(service, is_damaged=is_damaged)
-        self._stop_timer()
-
-    def _remove_rests(self, path: str) -> None:
-        """Unfinished copies that a power cut left beside a file."""
-        target = self._at(path)
-        for rest in target.parent.glob(f".{target.name}.????????") if target.parent.is_dir() else ():
-            rest.unlink(missing_ok=True)
-
-    def _write(self, path: str, content: bytes | None) -> None:
-        target = self._at(path)
-        if content is None:
-            target.unlink(missing_ok=True)
-            sync_folder(target.parent)
-            return
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        replace_file(target, content, mode=0o644)
+    def _tell(self, paths: Sequence[str]) -> None:
+        """Let sshd read its files anew. That it can't is no reason to leave a way back half done."""
+        if DROP_IN in paths:
+            try:
+                self._reload_sshd()
+            except PamAdminError as error:
+                self.notes.append(f"{error.message}, and goes on with what it read before: {error.hint}")

@@ -3,6 +3,7 @@
 
 Rules of this file:
 - One change at a time (a lock in STATE_DIR), and no signal in the middle of one.
+- A change that was broken off is dealt with before anything else is done (transaction.py).
 - A damaged file of what was remembered never makes textgate write anywhere else.
 - Needs nothing but the standard library: the way back from a PAM change hangs on it.
 """
@@ -11,21 +12,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import difflib
 import fcntl
 import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from .atomic_file import replace_file, sync_folder
 from .pam_files import PAM_DIR, PamAdminError, PamFiles, is_service
 from .pam_stack import FirstFactor
 from .sshd_config import DROP_IN
+from .transaction import FileChange, TransactionError, Transactions
 
 STATE_DIR = "/var/lib/textgate/pam"
 LOCK_WAIT_S = 20.0
@@ -39,21 +39,6 @@ class Condition(Enum):
     WHOLE = "whole"
     HALF = "half"  # some are as they were before: a change was broken off
     CHANGED = "changed"  # somebody has changed one since
-
-
-@dataclass(frozen=True)
-class FileChange:
-    """One file as it is and as it is to be; None where it doesn't exist."""
-
-    path: str
-    before: bytes | None
-    after: bytes | None
-
-    def diff(self) -> str:
-        """The change as a unified diff."""
-        old, new = (_lines(content) for content in (self.before, self.after))
-        former, present = ("/dev/null" if content is None else self.path for content in (self.before, self.after))
-        return "".join(difflib.unified_diff(old, new, former, present))
 
 
 @dataclass(frozen=True)
@@ -76,8 +61,16 @@ class Guard:
         return self.confirm_by is not None and not self.started_at <= now_at < self.confirm_by
 
 
+class BusyError(PamAdminError):
+    """Another command is at work."""
+
+
 class PamState(PamFiles):
-    """The services that are guarded, and the tries among them."""
+    """The services that are guarded, and the tries among them. notes: what people should hear of by the way."""
+
+    def __init__(self, root: str = "/", run: Callable[[Sequence[str]], tuple[int, str]] | None = None) -> None:
+        super().__init__(root, run)
+        self.notes: list[str] = []
 
     def guard(self, service: str) -> Guard | None:
         """What is remembered of a service; None if nothing is. Raises PamAdminError if it can't be read."""
@@ -88,7 +81,7 @@ class PamState(PamFiles):
                 service=str(kept["service"]),
                 first_factor=FirstFactor(kept["first_factor"]),
                 changes=tuple(
-                    FileChange(str(item["path"]), _decoded(item["before"]), _decoded(item["after"]))
+                    FileChange(str(item["path"]), decoded(item["before"]), decoded(item["after"]))
                     for item in kept["changes"]
                 ),
                 started_at=int(kept["started_at"]),
@@ -143,9 +136,18 @@ class PamState(PamFiles):
             return Condition.HALF
         return Condition.CHANGED
 
+    def is_broken_off(self) -> bool:
+        """Whether a change was broken off, or is under way."""
+        return self._transactions().is_open()
+
+    # --- Changing it ---
+
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One change at a time, and no signal in the middle of it. Raises PamAdminError."""
+        """One change at a time, no signal in the middle of it, and nothing left of one that was broken off.
+
+        Raises PamAdminError.
+        """
         folder = self._at(STATE_DIR)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -159,39 +161,79 @@ class PamState(PamFiles):
             _lock(handle)
             former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
             try:
+                self._recover()
                 yield
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, former)
         finally:
             os.close(handle)
 
+    def _recover(self) -> None:
+        """Undo, or finish, what was broken off. Raises PamAdminError."""
+        try:
+            found = self._transactions().recover()
+        except TransactionError as error:  # of what is left of it, people are told by status and doctor
+            self.notes.append(f"{error.message}; {error.hint}")
+            return
+        except OSError as error:
+            raise PamAdminError(
+                f"a change that was broken off can't be taken back: {error.strerror}",
+                hint="is the disk full or read-only? then say the same again; see WHEN NOBODY GETS IN in textgate(8)",
+            ) from None
+        if found:
+            what = "finished" if found.is_done else "taken back"
+            self.notes.append(f"a change that was broken off is {what} now: {', '.join(found.paths)}")
+            self.notes += [f"{path}: has been changed since, and is left as it is" for path in found.left]
+
+    def _transactions(self) -> Transactions:
+        return Transactions("pam", str(self._root), then=self._tell)
+
+    def _tell(self, paths: Sequence[str]) -> None:
+        """Let the services know whose files were changed."""
+
     def _state(self, service: str) -> Path:
         return self._at(STATE_DIR) / f"{service}.json"
 
     def _remember(self, guard: Guard) -> None:
-        kept = {
-            "version": VERSION,
-            "service": guard.service,
-            "first_factor": guard.first_factor.value,
-            "changes": [
-                {"path": change.path, "before": _encoded(change.before), "after": _encoded(change.after)}
-                for change in guard.changes
-            ],
-            "started_at": guard.started_at,
-            "confirm_by": guard.confirm_by,
-            "fault": guard.fault,
-        }
+        change = self._remembering(guard)
         try:
-            replace_file(self._state(guard.service), json.dumps(kept, indent=1).encode() + b"\n", mode=0o600)
+            with self._transactions().begin([change]) as transaction:
+                transaction.apply(change.path)
+                transaction.commit()
         except OSError as error:
             raise not_written(guard.service, error) from None
 
-    def _forget(self, service: str, *, is_damaged: bool = False) -> None:
-        path = self._state(service)
-        if is_damaged and path.exists():
-            path.replace(path.with_suffix(".damaged"))  # the former bytes may still be readable to a person
-        path.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    def _remembering(self, guard: Guard) -> FileChange:
+        """The change by which a service is remembered."""
+        path = f"{STATE_DIR}/{guard.service}.json"
+        return FileChange(path, self._bytes(path), kept_text(guard), 0o600)
+
+    def _forgetting(self, service: str, *, is_damaged: bool) -> list[FileChange]:
+        """The changes by which a service is forgotten; none if nothing is remembered."""
+        path = f"{STATE_DIR}/{service}.json"
+        content = self._bytes(path)
+        if content is None:
+            return []
+        aside = f"{STATE_DIR}/{service}.damaged"  # the former bytes may still be readable to a person
+        kept = [FileChange(aside, self._bytes(aside), content, 0o600)] if is_damaged else []
+        return [*kept, FileChange(path, content, None, 0o600)]
+
+
+def kept_text(guard: Guard) -> bytes:
+    """What is remembered of a service, as it is written."""
+    kept = {
+        "version": VERSION,
+        "service": guard.service,
+        "first_factor": guard.first_factor.value,
+        "changes": [
+            {"path": change.path, "before": encoded(change.before), "after": encoded(change.after)}
+            for change in guard.changes
+        ],
+        "started_at": guard.started_at,
+        "confirm_by": guard.confirm_by,
+        "fault": guard.fault,
+    }
+    return json.dumps(kept, indent=1).encode() + b"\n"
 
 
 def _lock(handle: int) -> None:
@@ -202,7 +244,7 @@ def _lock(handle: int) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > give_up_at:
-                raise PamAdminError(
+                raise BusyError(
                     "another `textgate pam` is at work", hint="nothing was changed; try again when it is done"
                 ) from None
             time.sleep(LOCK_POLL_S)
@@ -216,14 +258,11 @@ def not_written(service: str, error: OSError) -> PamAdminError:
     )
 
 
-def _lines(content: bytes | None) -> list[str]:
-    text = "" if content is None else content.decode(errors="replace")
-    return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
-
-
-def _encoded(content: bytes | None) -> str | None:
+def encoded(content: bytes | None) -> str | None:
+    """A file's content in JSON."""
     return None if content is None else base64.b64encode(content).decode()
 
 
-def _decoded(text: str | None) -> bytes | None:
+def decoded(text: str | None) -> bytes | None:
+    """The way back from `encoded`. Raises ValueError."""
     return None if text is None else base64.b64decode(text, validate=True)

@@ -7,7 +7,6 @@ import fcntl
 import grp
 import os
 import stat
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from textgate import directory
+from textgate import atomic_file, directory
 from textgate.config import PhonesConfig
 from textgate.directory import (
     MAX_BYTES,
@@ -642,7 +641,7 @@ def test_set_refuses_file_that_appeared_meanwhile(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("module", "function", "hint"),
-    [(os, "fsync", None), (os, "fchmod", "run it as root"), (tempfile, "mkstemp", None)],
+    [(os, "fsync", None), (os, "fchmod", "run it as root"), (atomic_file, "new_file", None)],
 )
 def test_failed_change_leaves_the_old_file(
     phones: Path, monkeypatch: pytest.MonkeyPatch, module: object, function: str, hint: str | None

@@ -20,8 +20,9 @@ from textgate.errors import TextgateError
 from textgate.pam_admin import REVERT_TIMER, PamAdmin
 from textgate.pam_files import PamAdminError, check_service
 from textgate.pam_stack import BEGIN_MARK, FirstFactor, StackError
-from textgate.pam_state import STATE_DIR, Condition, FileChange, Guard
+from textgate.pam_state import STATE_DIR, Condition, Guard
 from textgate.sshd_config import DROP_IN
+from textgate.transaction import FileChange, Transaction
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
 COMMON = "auth [success=1 default=ignore] pam_unix.so\nauth requisite pam_deny.so\nauth required pam_permit.so\n"
@@ -162,17 +163,18 @@ def test_sshd_gets_its_settings_first_and_loses_them_last(
     admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch, first_factor: FirstFactor
 ) -> None:
     written: list[str] = []
-    write = PamAdmin._write
+    write = Transaction.apply
 
-    def noted(self: PamAdmin, path: str, content: bytes | None) -> None:
+    def noted(self: Transaction, path: str) -> None:
         written.append(path)
-        write(self, path, content)
+        write(self, path)
 
-    monkeypatch.setattr(PamAdmin, "_write", noted)
+    monkeypatch.setattr(Transaction, "apply", noted)
+    state = f"{STATE_DIR}/sshd.json"
     admin.enable("sshd", first_factor, now_at=NOW)
-    assert written == [DROP_IN, "/etc/pam.d/sshd"]
+    assert written == [state, DROP_IN, "/etc/pam.d/sshd"]
     admin.disable("sshd")
-    assert written[2:] == ["/etc/pam.d/sshd", DROP_IN]
+    assert written[3:] == ["/etc/pam.d/sshd", DROP_IN, state]
 
 
 def test_sshd_is_checked_and_reloaded(admin: PamAdmin, commands: Commands) -> None:
@@ -216,11 +218,13 @@ def test_service_of_the_vendor_gets_a_file_of_its_own_and_loses_it(admin: PamAdm
     assert snapshot(root) == before
 
 
-def test_no_unfinished_copy_is_left(admin: PamAdmin, root: Path) -> None:
+def test_no_copy_is_left_and_no_file_of_an_administrators_is_taken_for_one(admin: PamAdmin, root: Path) -> None:
+    names = [".sudo.original", ".sudo.20261101", ".sudo.abcdefgh", ".sudo.textgate", ".sudo.textgate-old"]
+    for name in names:
+        pam_file(root, name).write_text(SUDO)
     enable(admin)
-    (root / "etc/pam.d/.sudo.abcdefgh").write_text("half")  # of a power cut
     admin.disable("sudo")
-    assert list((root / "etc/pam.d").glob(".*")) == []
+    assert sorted(path.name for path in (root / "etc/pam.d").glob(".*")) == sorted(names)
 
 
 # --- Refused ---
@@ -381,117 +385,59 @@ def test_match_block_that_goes_without_a_code_is_refused_unless_forced(admin: Pa
 # --- What breaks in the middle ---
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """Runs something in a child; its exit status, or minus the signal that ended it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def killed_at(monkeypatch: pytest.MonkeyPatch, number: int, work: Callable[[], object]) -> None:
-    """Runs something that is killed instead of writing the file of this number."""
-    left = [number]
-    write = PamAdmin._write
-
-    def write_or_die(self: PamAdmin, path: str, content: bytes | None) -> None:
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left[0] -= 1
-        write(self, path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PamAdmin, "_write", write_or_die)
-        assert in_child(work) == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_enable_that_was_killed_is_taken_back_by_disable(
-    admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+def test_disk_that_takes_no_more_is_met_before_anything_is_changed(
+    admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whichever of the copies it is that it has no room for."""
     before = snapshot(root)
-    killed_at(monkeypatch, number, lambda: enable(admin, "sshd"))
-    guard = admin.guard("sshd")
-    assert guard is not None
-    assert admin.condition(guard) is Condition.HALF
-    with pytest.raises(PamAdminError, match="broken off"):
-        admin._confirm(Guard("sshd", guard.first_factor, guard.changes, NOW, NOW + 60))
-    admin.disable("sshd")
-    assert snapshot(root) == before
+    for number in range(100):
+        left = [number]
+        sync = os.fsync
 
+        def full(handle: int, left: list[int] = left, sync: Callable[[int], None] = sync) -> None:
+            left[0] -= stat.S_ISREG(os.fstat(handle).st_mode)
+            if left[0] == -1:
+                raise OSError(28, "No space left on device")
+            sync(handle)
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_enable_that_was_killed_is_done_by_enable(
-    admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    before = snapshot(root)
-    killed_at(monkeypatch, number, lambda: enable(admin, "sshd"))
-    assert enable(admin, "sshd")
-    guard = admin.guard("sshd")
-    assert guard is not None
-    assert admin.condition(guard) is Condition.WHOLE
-    admin.disable("sshd")
-    assert snapshot(root) == before
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_disable_that_was_killed_is_done_by_disable(
-    admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    before = snapshot(root)
-    enable(admin, "sshd")
-    killed_at(monkeypatch, number, lambda: admin.disable("sshd"))
-    assert admin.remembered() == ["sshd"]
-    admin.disable("sshd")
-    assert snapshot(root) == before
-
-
-@pytest.mark.parametrize("number", [0, 1])
-def test_disk_that_takes_no_more_leaves_nothing_behind(
-    admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    before = snapshot(root)
-    left = [number]
-    write = PamAdmin._write
-
-    def full(self: PamAdmin, path: str, content: bytes | None) -> None:
-        if left[0] == 0:
-            left[0] = -1
-            raise OSError(28, "No space left on device")
-        left[0] -= 1
-        write(self, path, content)
-
-    monkeypatch.setattr(PamAdmin, "_write", full)
-    with pytest.raises(PamAdminError, match="No space left"):
-        enable(admin, "sshd", confirm_by=NOW + 60)
-    assert snapshot(root) == before
-    assert admin.remembered() == []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            try:
+                enable(admin, "sshd", confirm_by=NOW + 60)
+            except PamAdminError as error:
+                assert "No space left" in error.message
+                assert snapshot(root) == before
+                assert admin.remembered() == []
+        if left[0] >= 0:  # all that there is to sync was synced
+            break
+    assert number >= 4  # the plan, and three files
+    assert admin.services() == ["sshd"]
 
 
 def test_way_back_that_is_barred_is_told_and_stays_known(
     admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = snapshot(root)
-    write = PamAdmin._write
+    replace = Path.replace
 
-    def once(self: PamAdmin, path: str, content: bytes | None) -> None:
-        if path == DROP_IN and content is not None:
-            write(self, path, content)
-            return
-        raise OSError(30, "Read-only file system")
+    def once(self: Path, target: Path) -> Path:
+        if target.name == "sshd" or "-old-" in self.name:
+            raise OSError(30, "Read-only file system")
+        return replace(self, target)
 
+    drop_in = root / DROP_IN.lstrip("/")
+    drop_in.write_text("# mine\n")
+    before = snapshot(root)
     with monkeypatch.context() as patch:
-        patch.setattr(PamAdmin, "_write", once)
+        patch.setattr(Path, "replace", once)
         with pytest.raises(PamAdminError, match="half of the change is left"):
             enable(admin, "sshd")
-        with pytest.raises(PamAdminError, match="Read-only"):
+        with pytest.raises(PamAdminError, match="can't be taken back: Read-only"):
             admin.disable("sshd")
-    assert admin.remembered() == ["sshd"]
-    admin.disable("sshd")
+    assert drop_in.read_text() != "# mine\n"
+    assert admin.disable("sudo") == ()  # any command will do
     assert snapshot(root) == before
+    assert admin.remembered() == []
 
 
 def test_state_that_cannot_be_written_is_known_before_anything_is_changed(
@@ -506,13 +452,13 @@ def test_state_that_cannot_be_written_is_known_before_anything_is_changed(
 
 
 def test_signal_in_the_middle_waits_for_the_end(admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = PamAdmin._write
+    write = Transaction.apply
 
-    def interrupted(self: PamAdmin, path: str, content: bytes | None) -> None:
+    def interrupted(self: Transaction, path: str) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # to nobody that another test left
-        write(self, path, content)
+        write(self, path)
 
-    monkeypatch.setattr(PamAdmin, "_write", interrupted)
+    monkeypatch.setattr(Transaction, "apply", interrupted)
     with pytest.raises(KeyboardInterrupt):
         enable(admin)
     guard = admin.guard("sudo")
@@ -541,6 +487,26 @@ def test_other_command_that_holds_on_is_told(admin: PamAdmin, root: Path, monkey
             admin.disable("sudo")
     finally:
         os.close(handle)
+
+
+# --- All at once ---
+
+
+def test_all_are_taken_out_or_none(admin: PamAdmin, root: Path) -> None:
+    before = snapshot(root)
+    for service in ("sshd", "sudo", "su", "login"):
+        enable(admin, service)
+    guarded = snapshot(root)
+    path = pam_file(root, "sshd")
+    ours = path.read_text()
+    path.write_text(ours.replace("requisite pam_unix.so", "requisite pam_unix.so nullok"))
+    with pytest.raises(PamAdminError, match=r"sshd: was changed within .*nothing was changed"):
+        admin.disable_all()
+    path.write_text(ours)
+    assert snapshot(root) == guarded
+    assert set(admin.disable_all()) == {"sshd", "sudo", "su", "login"}
+    assert snapshot(root) == before
+    assert admin.disable_all() == {}
 
 
 # --- What an administrator has changed since ---
@@ -743,15 +709,28 @@ def test_login_confirms_a_try(admin: PamAdmin, commands: Commands, now_at: int) 
     assert not commands.is_timer_on
 
 
-def test_login_does_not_confirm_a_change_that_was_broken_off(
-    admin: PamAdmin, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_login_does_not_confirm_what_an_earlier_version_left_half(admin: PamAdmin, root: Path) -> None:
     before = snapshot(root)
-    killed_at(monkeypatch, 1, lambda: enable(admin, "sshd", confirm_by=NOW + 60))
+    changes = enable(admin, "sshd", confirm_by=NOW + 60)
+    pam_file(root, "sshd").write_bytes(changes[-1].before or b"")
+    guard = admin.guard("sshd")
+    assert guard is not None
+    assert admin.condition(guard) is Condition.HALF
+    with pytest.raises(PamAdminError, match="broken off"):
+        admin.confirm("sshd")
     assert admin.revert_due(NOW + 1, always) == []
     (done,) = admin.revert_due(NOW + 60, always)
     assert not done.is_confirmed
     assert snapshot(root) == before
+
+
+def test_what_an_earlier_version_left_half_is_done_by_enable(admin: PamAdmin, root: Path) -> None:
+    changes = enable(admin, "sshd")
+    pam_file(root, "sshd").write_bytes(changes[-1].before or b"")
+    assert enable(admin, "sshd")
+    guard = admin.guard("sshd")
+    assert guard is not None
+    assert admin.condition(guard) is Condition.WHOLE
 
 
 def test_tries_have_their_own_times(admin: PamAdmin, commands: Commands) -> None:
