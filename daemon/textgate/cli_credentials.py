@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from . import service, wiring
-from .atomic_file import create_file
+from .atomic_file import create_file, replace_file
 from .cli_base import Context, command, complete_users
 from .credentials import load_credential
 from .credstore import VAULT_KEY, Credstore, one_at_a_time
@@ -47,9 +47,11 @@ def credentials_encrypt(context: Context) -> None:
     if (obstacle := credstore.obstacle()) is not None:
         raise RefusedError(f"this host can't encrypt: {obstacle}", hint="the files of mode 0600 can stay")
     with one_at_a_time(Path(context.config.vault.key_file).parent):
-        changed = _encrypt_plain(context, credstore)
-        for name in changed:
-            credstore.drop_plain(name, files[name])
+        credstore.recover()
+        try:
+            changed = credstore.encrypt_all(files, lambda: _restart_if_running(context))
+        except TextgateError as error:
+            raise RefusedError(f"{error.message}; the plain files are used as before", hint=error.hint) from None
     context.result({"encrypted": changed})
     for name in changed:
         context.say(f"{credstore.path(name)}: opens on this machine only.")
@@ -65,37 +67,13 @@ def credentials_decrypt(context: Context) -> None:
     """Put plain files back in the place of encrypted credentials: before a machine is cloned or its disk moves."""
     credstore, files = Credstore(), wiring.credential_files(context.config)
     with one_at_a_time(Path(context.config.vault.key_file).parent):
-        changed = [name for name, path in files.items() if credstore.decrypt(name, path)]
-        if changed:
-            _restart_if_running(context)
+        credstore.recover()
+        changed = credstore.decrypt_all(files, lambda: _restart_if_running(context))
     context.result({"decrypted": changed})
     for name in changed:
         context.say(f"{files[name]}: is a plain file of root again.")
     if not changed:
         context.say("There is nothing to decrypt.")
-
-
-def _encrypt_plain(context: Context, credstore: Credstore) -> list[str]:
-    """Encrypt what is plain, and see a running daemon take it; the plain files stay. Answers the names.
-
-    Raises TextgateError, and then all is as it was.
-    """
-    files = wiring.credential_files(context.config)
-    former = {name for name in files if credstore.has(name)}
-    changed: list[str] = []
-    try:
-        for name, path in files.items():
-            if credstore.encrypt(name, path):
-                changed.append(name)
-        if changed:
-            _restart_if_running(context)
-    except TextgateError as error:
-        for name in files.keys() - former:
-            credstore.decrypt(name, files[name])
-        if changed:
-            _restart_if_running(context)
-        raise RefusedError(f"{error.message}; the plain files are used as before", hint=error.hint) from None
-    return changed
 
 
 def _restart_if_running(context: Context) -> None:
@@ -141,17 +119,13 @@ def _key_is_there(path: Path) -> TextgateError:
 def keys_rotate(context: Context) -> None:
     """Make a new vault key, and seal every user's secret with it. No login is lost; the old key stays readable.
 
-    Recovery codes made before need the old key too: keep it until new ones were printed.
+    Recovery codes made before need the old key too: keep it until new ones were printed. A rotation that was broken
+    off is brought to its end, without a further key.
     """
-    from .vault import with_new_key
-
     path, credstore = context.config.vault.key_file, Credstore()
-    is_encrypted = credstore.keeps(VAULT_KEY, path)
     with one_at_a_time(Path(path).parent):
-        former = credstore.read(VAULT_KEY) if is_encrypted else load_credential(VAULT_KEY, path, environ={})
-        name, changed = with_new_key(former)
-        place = credstore.save(VAULT_KEY, path, changed, encrypt=False)
-    context.say(f"{place}: the key {name} seals from now on; the former ones still open.")
+        credstore.recover()
+        name = _add_key(context, credstore, path)
     sealing = context.ask_daemon("reload")["current_key"]
     if sealing != name and service.is_running():  # what systemd handed over is that of the start
         service.restart(context.status)
@@ -162,6 +136,38 @@ def keys_rotate(context: Context) -> None:
             hint="restart it, so that systemd hands the new file over, then run: textgate keys reseal",
         )
     _reseal(context)
+
+
+def _add_key(context: Context, credstore: Credstore, path: str) -> str:
+    """Put a new key before the others, unless a rotation that was broken off has done so. Answers its name."""
+    from .vault import parse_keys, with_new_key
+
+    is_encrypted = credstore.keeps(VAULT_KEY, path)
+    former = credstore.read(VAULT_KEY) if is_encrypted else load_credential(VAULT_KEY, path, environ={})
+    first = parse_keys(former)[0].name
+    if _noted_key(path) == first:
+        context.say(f"{path}: the key {first} is there already; a rotation that was broken off goes on.")
+        return first
+    name, changed = with_new_key(former)
+    try:
+        replace_file(_rotation_note(path), name.encode(), mode=0o600)
+    except OSError as error:
+        raise CredentialError(f"{path}: can't be changed: {error.strerror}", hint="run it with sudo") from None
+    place = credstore.save(VAULT_KEY, path, changed, encrypt=False)
+    context.say(f"{place}: the key {name} seals from now on; the former ones still open.")
+    return name
+
+
+def _rotation_note(path: str) -> Path:
+    """The name of the key that is being changed to; there until all is sealed with it."""
+    return Path(path).with_name(".rotation")
+
+
+def _noted_key(path: str) -> str:
+    try:
+        return _rotation_note(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 @keys.command("forget")
@@ -183,6 +189,9 @@ def keys_reseal(context: Context) -> None:
 
 def _reseal(context: Context) -> None:
     result = context.ask_daemon("reseal")
+    key_file = context.config.vault.key_file
+    if _noted_key(key_file) == result["current_key"]:
+        _rotation_note(key_file).unlink(missing_ok=True)
     context.result(result)
     context.say(
         f"sealed with {result['current_key']}: {result['resealed']} anew, {result['current']} already; "

@@ -342,6 +342,7 @@ def _connect(wizard: Wizard) -> None:
     is_anew = False
     for left in reversed(range(TRIES)):
         with one_at_a_time(Path(wizard.context.config.vault.key_file).parent):
+            credstore.recover()
             former = _encrypted(wizard, credstore)
             _store_credentials(wizard, credstore, encrypt=encrypt, is_anew=is_anew)
             status = _start(wizard, credstore, _encrypted(wizard, credstore) - former)

@@ -8,8 +8,9 @@ Rules of this file:
 - A TPM is not used unasked, since a new board or a change of firmware would lock everybody out; whoever wants it
   encrypts by hand, and such a file is read and never replaced.
 - Only the unit's own credentials: those whose plain file is where textgated.service looks for it.
-- A file is written as a whole, after it was opened again; the drop-in comes after the files it names, and goes before
-  them. So whatever breaks a change off, the daemon starts, with what it had or with what it gets.
+- What is encrypted was opened again before it is written. Files, drop-in and plain files change together, or not at
+  all (transaction.py); the drop-in comes after the files it names, and goes before them. So the daemon can start at
+  every moment, with what it had or with what it gets.
 - Nothing secret is ever an argument of a program, or in a file that is not encrypted.
 """
 
@@ -22,15 +23,16 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .atomic_file import replace_file, sync_folder
 from .credentials import MAX_BYTES, load_credential, secret_of
-from .errors import CredentialError
+from .errors import CredentialError, TextgateError
 from .printable import printable
 from .programs import NOT_FOUND, has_systemd, pipe_program, run_program
 from .secret import Secret
+from .transaction import FileChange, TransactionError, Transactions
 
 FOLDER = "/etc/credstore.encrypted"  # systemd.exec(5)
 PLAIN_FOLDER = "/etc/textgate/credentials"  # as in textgated.service
@@ -55,6 +57,10 @@ _NO_KEY_HINT = (
 
 Run = Callable[[Sequence[str]], tuple[int, str]]
 Pipe = Callable[[Sequence[str], bytes], tuple[int, bytes, str]]
+
+
+class CredentialsBusyError(CredentialError):
+    """Another command is changing credentials."""
 
 
 class Credstore:
@@ -126,14 +132,7 @@ class Credstore:
                 f"{path}: was encrypted by hand, with more than this host's key",
                 hint=f"put the new one there likewise: systemd-creds encrypt --name={name} ...",
             )
-        sealed = self._seal(name, secret)
-        self._require_open(name, sealed, secret)
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(path, sealed, mode=0o600)
-        except OSError as error:
-            raise CredentialError(f"{path}: can't be written: {error.strerror}", hint=ROOT_HINT) from None
-        self._write_drop_in(self._kept())
+        self._change([self._sealed(name, secret)], {*self._kept(), name})
 
     # --- With the plain file beside it ---
 
@@ -158,22 +157,50 @@ class Credstore:
             return False
         if self.has(name):
             self._require_same(name, plain)
-            self._write_drop_in(self._kept())  # a change that was broken off may have left it behind
+            self._change([], self._kept())  # an earlier version may have left the drop-in behind
         else:
             self.write(name, load_credential(name, str(plain), environ={}))
         return True
 
+    def encrypt_all(self, files: Mapping[str, str], restart: Callable[[], None]) -> list[str]:
+        """Encrypt what lies in plain files, see the daemon take it, and remove them: all of it or nothing.
+
+        files: name -> path. restart: raises TextgateError where the daemon does not come back.
+        Answers the names. Raises CredentialError as `encrypt`, or what `restart` raised.
+        """
+        self._require_vault_key()
+        plain = {name: Path(path) for name, path in files.items() if self.takes(name, path) and Path(path).exists()}
+        for name, path in plain.items():
+            if self.has(name):
+                self._require_same(name, path)
+        fresh = [name for name in plain if not self.has(name)]
+        sealed = [self._sealed(name, load_credential(name, str(plain[name]), environ={})) for name in fresh]
+        if plain:
+            removals = [f"{PLAIN_FOLDER}/{name}" for name in plain]
+            self._change(sealed, {*self._kept(), *fresh}, removals=removals, restart=restart)
+        return list(plain)
+
     def decrypt(self, name: str, plain_path: str) -> bool:
         """Put the plain file in the place of the encrypted one. False if there is none. Raises CredentialError."""
-        if not self.keeps(name, plain_path):
-            return False
-        plain = Path(plain_path)
-        if plain.exists():
-            self._require_same(name, plain)
-        else:
-            self._write_plain(plain_path, self.read(name))
-        self._remove(name)
-        return True
+        return self.decrypt_all({name: plain_path}, lambda: None) != []
+
+    def decrypt_all(self, files: Mapping[str, str], restart: Callable[[], None]) -> list[str]:
+        """Put plain files in the place of the encrypted ones, and see the daemon take them: all of it or nothing.
+
+        As `encrypt_all`.
+        """
+        kept = {name: Path(path) for name, path in files.items() if self.keeps(name, path)}
+        plain = []
+        for name, path in kept.items():
+            if path.exists():
+                self._require_same(name, path)
+            else:
+                text = f"{self.read(name).reveal()}\n".encode()
+                plain.append(FileChange(f"{PLAIN_FOLDER}/{name}", None, text, 0o600))
+        if kept:
+            gone = [FileChange(self._logical(name), self.path(name).read_bytes(), None, 0o600) for name in kept]
+            self._change(plain, set(self._kept()) - set(kept), then=gone, restart=restart)
+        return list(kept)
 
     def drop_plain(self, name: str, plain_path: str) -> None:
         """Remove the plain file of what is kept encrypted; nothing where there is none. Raises CredentialError.
@@ -240,16 +267,6 @@ class Credstore:
                 hint="remove the one that is wrong",
             )
 
-    def _remove(self, name: str) -> None:
-        """Let textgated have the plain file again, and remove the encrypted one."""
-        path = self.path(name)
-        self._write_drop_in([one for one in self._kept() if one != name])
-        try:
-            path.unlink(missing_ok=True)
-            sync_folder(path.parent)
-        except OSError as error:
-            raise CredentialError(f"{path}: can't be removed: {error.strerror}", hint=ROOT_HINT) from None
-
     def _is_by_host(self, path: Path) -> bool:
         try:
             with path.open("rb") as file:
@@ -274,25 +291,93 @@ class Credstore:
         if status != 0 or opened != f"{expected.reveal()}\n".encode():
             raise CredentialError(f"{name}: what was encrypted does not open again: {_told(status, said)}")
 
-    def _write_drop_in(self, names: Iterable[str]) -> None:
-        path = self._at(DROP_IN)
-        lines = [f"LoadCredentialEncrypted={name}:{FOLDER}/textgate.{name}\n" for name in names]
-        content = (_HEAD + "".join(lines)).encode() if lines else None
+    # --- All of it or nothing ---
+
+    def is_broken_off(self) -> bool:
+        """Whether a change was broken off, or is under way."""
+        return self._transactions().is_open()
+
+    def recover(self) -> None:
+        """Undo, or finish, a change that was broken off. Raises CredentialError."""
         try:
-            if (path.read_bytes() if path.exists() else None) == content:
-                return
-            if content is None:
-                path.unlink()
-                sync_folder(path.parent)
-            else:
-                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                replace_file(path, content, mode=0o644)
+            self._transactions().recover()
         except OSError as error:
-            raise CredentialError(f"{path}: can't be changed: {error.strerror}", hint=ROOT_HINT) from None
+            raise _cannot_change(error) from None
+        except TransactionError as error:
+            raise CredentialError(error.message, hint=error.hint) from None
+
+    def _change(
+        self,
+        changes: Sequence[FileChange],
+        kept: Collection[str],
+        *,
+        then: Sequence[FileChange] = (),
+        removals: Sequence[str] = (),
+        restart: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Change files, the drop-in for the names that are kept encrypted, and further files, in this order.
+
+        removals: plain files that go when all is well. restart: of the daemon; if it raises, all is put back, and it
+        is called again. Raises CredentialError, or what `restart` raised.
+        """
+        drop_in = self._drop_in(kept)
+        everything = [*changes, drop_in, *then]
+        try:
+            for folder in (FOLDER, PLAIN_FOLDER):
+                self._at(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._transactions().begin(everything, removals) as transaction:
+                for change in everything:
+                    transaction.apply(change.path)
+                    if change is drop_in and change.before != change.after:
+                        self._reload_units()
+                try:
+                    restart()
+                except TextgateError:
+                    transaction.undo()
+                    with contextlib.suppress(TextgateError):
+                        restart()
+                    raise
+                transaction.commit(is_told=True)
+        except OSError as error:
+            raise _cannot_change(error) from None
+        except TransactionError as error:
+            raise CredentialError(error.message, hint=error.hint) from None
+
+    def _transactions(self) -> Transactions:
+        return Transactions("credentials", str(self._root), then=self._tell)
+
+    def _tell(self, paths: Sequence[str]) -> None:
+        """systemd reads the drop-in that came back; that it can't is no reason to leave a way back half done."""
+        if DROP_IN in paths:
+            with contextlib.suppress(CredentialError):
+                self._reload_units()
+
+    def _sealed(self, name: str, secret: Secret) -> FileChange:
+        """The change by which a credential is kept encrypted. Raises CredentialError if it would not open again."""
+        path = self.path(name)
+        sealed = self._seal(name, secret)
+        self._require_open(name, sealed, secret)
+        return FileChange(self._logical(name), path.read_bytes() if path.exists() else None, sealed, 0o600)
+
+    def _logical(self, name: str) -> str:
+        return f"{FOLDER}/textgate.{name}"
+
+    def _drop_in(self, kept: Collection[str]) -> FileChange:
+        path = self._at(DROP_IN)
+        lines = [f"LoadCredentialEncrypted={name}:{self._logical(name)}\n" for name in NAMES if name in kept]
+        content = (_HEAD + "".join(lines)).encode() if lines else None
+        return FileChange(DROP_IN, path.read_bytes() if path.exists() else None, content)
+
+    def _reload_units(self) -> None:
         if has_systemd(str(self._root)):
             status, output = self._run(["systemctl", "daemon-reload"])
             if status != 0:
-                raise CredentialError(f"systemd does not take {path}: {_told(status, output)}")
+                raise CredentialError(f"systemd does not take {self._at(DROP_IN)}: {_told(status, output)}")
+
+
+def _cannot_change(error: OSError) -> CredentialError:
+    path = f"{error.filename}: " if error.filename else ""
+    return CredentialError(f"{path}credentials can't be changed: {error.strerror}", hint=ROOT_HINT)
 
 
 @contextlib.contextmanager
@@ -310,7 +395,7 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CredentialError("another textgate is changing credentials", hint="try again") from None
+            raise CredentialsBusyError("another textgate is changing credentials", hint="try again") from None
         yield
     finally:
         os.close(handle)

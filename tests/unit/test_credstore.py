@@ -260,27 +260,32 @@ def test_what_cannot_be_opened_again_is_not_written(host: Host, spoil: Callable[
     assert host.store.path(NAME).read_bytes() == before
 
 
-@pytest.mark.parametrize("step", ["file", "drop-in"])
-def test_full_disk_loses_nothing(host: Host, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+@pytest.mark.parametrize("full", ["credentials.undo", f"textgate.{NAME}", "50-encrypted-credentials.conf"])
+def test_full_disk_loses_nothing(host: Host, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
     plain = host.write_plain("k1:abc\n")
-    real = atomic_file.replace_file
+    real = atomic_file.write_like
 
-    def full(path: Path, content: bytes, *, mode: int) -> None:
-        if path.name.endswith(".conf") == (step == "drop-in"):
+    def write(handle: int, content: bytes, path: Path, *, mode: int) -> None:
+        if path.name == full:
             raise OSError(28, "No space left on device")
-        real(path, content, mode=mode)
+        real(handle, content, path, mode=mode)
 
-    monkeypatch.setattr("textgate.credstore.replace_file", full)
-    with pytest.raises(CredentialError, match="No space left"):
-        host.store.encrypt(NAME, str(plain))
+    with monkeypatch.context() as patch:
+        patch.setattr("textgate.transaction.write_like", write)
+        with pytest.raises(CredentialError, match="No space left"):
+            host.store.encrypt(NAME, str(plain))
     assert plain.read_text() == "k1:abc\n"
+    assert not host.store.has(NAME)
     assert host.drop_in is None  # the unit goes on with the plain file
+    assert not host.store.is_broken_off()
 
 
 def test_systemd_that_does_not_take_the_drop_in_is_told(host: Host) -> None:
     host.reload_status = 1
     with pytest.raises(CredentialError, match="no bus"):
         host.store.write(NAME, Secret("k1:abc"))
+    assert not host.store.has(NAME)
+    assert host.drop_in is None
 
 
 @pytest.mark.parametrize(
