@@ -24,6 +24,7 @@ from .administrators import Holder, enrolled_admins, phone_holders
 from .config import Config, StoreConfig
 from .credstore import VAULT_KEY, Credstore
 from .directory import PhoneTable, read_phones
+from .doctor_changes import check_changes
 from .doctor_doors import door_findings, wishes_of
 from .doctor_failmode import failmode_findings
 from .doctor_sshd import check_sshd
@@ -34,6 +35,7 @@ from .guard_faults import Level, counts_wrong_passwords, failures, names
 from .guard_health import guarded_services, health
 from .pam_admin import PamAdmin
 from .pam_dry_run import dry_run
+from .pam_removal import PamRemoval
 from .pam_stack import Rule, is_ours
 from .policy import Account
 from .programs import run_program
@@ -436,6 +438,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("gateway", _gateway),
     ("phones", _phones),
     ("pam", _pam),
+    ("changes", lambda machine: check_changes(PamRemoval(machine.root, machine.run))),
     ("doors", _doors),
     ("sshd", check_sshd),
     ("sudo", _sudo),

@@ -11,7 +11,8 @@ import pytest
 
 from textgate import admin_client, pam_revert
 from textgate.errors import DaemonUnavailable, TextgateError
-from textgate.pam_admin import PamAdmin, Reverted
+from textgate.pam_admin import Reverted
+from textgate.pam_removal import PamRemoval
 from textgate.pam_revert import ADMIN_SOCKET, admin_socket, has_passed, main
 from textgate.pam_stack import FirstFactor
 from textgate.pam_state import Guard
@@ -19,7 +20,7 @@ from textgate.pam_state import Guard
 GUARD = Guard("su", FirstFactor.PASSWORD, (), 1000, 1060)
 
 
-class Admin(PamAdmin):
+class Admin(PamRemoval):
     """Plays what has become of the tries."""
 
     def __init__(self, *done: Reverted) -> None:
@@ -93,11 +94,11 @@ def test_broken_configuration_does_not_stand_in_the_way(tmp_path: Path, text: st
 
 
 def test_it_says_what_it_did(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(pam_revert, "PamAdmin", lambda: Admin(Reverted("sshd", True), Reverted("sudo", False)))
+    monkeypatch.setattr(pam_revert, "PamRemoval", lambda: Admin(Reverted("sshd", True), Reverted("sudo", False)))
     assert main() == 0
     assert capsys.readouterr().out == "<5>sshd: confirmed by a login\n<5>sudo: taken back, nobody confirmed it\n"
     fault = Reverted("su", False, TextgateError("is left alone", hint="by hand"))
-    monkeypatch.setattr(pam_revert, "PamAdmin", lambda: Admin(fault))
+    monkeypatch.setattr(pam_revert, "PamRemoval", lambda: Admin(fault))
     assert main() == 1
     assert capsys.readouterr().out == "<3>su: can't be taken back: is left alone (by hand)\n"
 
