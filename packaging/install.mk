@@ -42,6 +42,7 @@ install-python:
 install-commands:
 	install -D -m 0755 packaging/bin/textgate $(DESTDIR)$(BINDIR)/textgate
 	install -D -m 0755 packaging/bin/textgated $(DESTDIR)$(SBINDIR)/textgated
+	install -D -m 0755 packaging/bin/rescue packaging/bin/disable-all -t $(DESTDIR)/usr/libexec/textgate
 
 install-pam:
 	@$(MAKE) --no-print-directory -C pam_helper BUILD=$(PAM_BUILD) DESTDIR=$(DESTDIR) install
@@ -56,7 +57,7 @@ install-config:
 		[ -e $(DESTDIR)$(SYSCONFDIR)/$$name ] || install -m 0644 packaging/etc/$$name $(DESTDIR)$(SYSCONFDIR)/$$name; done
 	install -D -m 0755 packaging/bin/run-redis $(DESTDIR)/usr/libexec/textgate/run-redis
 	install -D -m 0644 packaging/redis.conf packaging/redis.acl packaging/etc/textgate.toml -t $(DESTDIR)$(SHAREDIR)
-	install -D -m 0644 systemd/*.service systemd/*.socket systemd/*.timer -t $(DESTDIR)$(UNITDIR)
+	install -D -m 0644 systemd/*.service systemd/*.socket systemd/*.timer systemd/*.path -t $(DESTDIR)$(UNITDIR)
 	install -D -m 0644 systemd/textgate.sysusers $(DESTDIR)/usr/lib/sysusers.d/textgate.conf
 	install -D -m 0644 systemd/textgate.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/textgate.conf
 	install -D -m 0644 systemd/textgate.catalog $(DESTDIR)/usr/lib/systemd/catalog/textgate.catalog

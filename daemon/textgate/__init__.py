@@ -4,11 +4,12 @@
 Three layers, imports point down only (tests/unit/test_layers.py holds that line):
 
     shell     server, admin, verifier, dispatcher, wiring, client, service, doctor, way_in, administrators,
-              doctor_failmode, doctor_sshd, intake, pam_status, doctor_doors, cli*, pam_revert,
+              doctor_failmode, doctor_sshd, doctor_changes, intake, pam_status, doctor_doors, pam_commands, cli*,
+              pam_revert, rescue, entry,
               admin_desk, admin_limits, counts, credit_cache: starts, wires
     adapters  store, gateway, gateway_transport, directory, accounts, credentials, credstore, vault, peercred, boot,
-              audit, memory, admin_client, journal_reader, pam_files, pam_state, pam_sshd, pam_admin,
-              pam_conversation, pam_dry_run, guard_health, door_survey, programs, atomic_file,
+              audit, memory, admin_client, journal_reader, transaction, pam_files, pam_state, pam_sshd,
+              pam_admin, pam_removal, pam_conversation, pam_dry_run, guard_health, door_survey, programs, atomic_file,
               plain_files, shortage, store_watch, redis_room: one outside thing each
     core      everything else: decides, and touches nothing outside (no socket, file, clock, log or Redis)
 """

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import time
@@ -12,21 +11,23 @@ from typing import Any
 
 import click
 
-from . import way_in
+from . import pam_commands, way_in
 from .administrators import enrolled_admins
 from .cli_base import Context, command, complete_services
-from .doctor_doors import door_lines, door_rows, level_of, wishes_of
-from .door_survey import Wishes, survey
+from .doctor_doors import wishes_of
+from .door_survey import survey
 from .doors import Leads, message_of, open_doors, service_of
-from .errors import ConfigError, ExitCode, TextgateError, UsageError
-from .guard_faults import Fault, Level, Subject, failures, faults_of
+from .errors import UsageError
+from .guard_faults import Fault, Subject, failures, faults_of
 from .guard_health import health
 from .pam_admin import PamAdmin
+from .pam_commands import report, require_root, show, tell_notes
 from .pam_dry_run import dry_run
 from .pam_files import SSHD_SERVICES, PamAdminError, check_service
+from .pam_removal import PamRemoval
 from .pam_stack import FirstFactor
-from .pam_state import Condition, FileChange
-from .pam_status import moment, row_text, service_rows
+from .pam_state import Condition
+from .pam_status import moment
 from .programs import has_systemd
 from .sshd_config import effective
 
@@ -48,6 +49,11 @@ force_option = click.option(
     is_flag=True,
     help="go on although it looks as if no administrator could log in then, codes can't be texted or checked now, or "
     "Match blocks of sshd go without a code or can't be judged; nothing else is let pass",
+)
+
+
+root_option = click.option(
+    "--root", default="/", metavar="FOLDER", help="of a system that is mounted there, and does not run"
 )
 
 
@@ -106,7 +112,7 @@ def guard_service(
     together_with: services that the same command guards, of which no note says that they ask for no code.
     Raises TextgateError; then nothing was changed.
     """
-    _require_root()
+    require_root()
     check_service(service)
     admin = admin or PamAdmin()
     first_factor = FirstFactor(factor or ("key" if service in SSHD_SERVICES else "password"))
@@ -118,7 +124,7 @@ def guard_service(
         admin.enable(service, first_factor, now_at=int(time.time()))
         words = f"is being tried until {moment(guard.confirm_by)}; textgate pam confirm {service}"
         context.say(f"{service} {words if guard.confirm_by else 'is guarded already'}.")
-        return _report(service, (), guard.confirm_by)
+        return report(service, (), guard.confirm_by)
     if wait_s is not None and not has_systemd():
         raise PamAdminError(
             "systemd does not run here, and its timer would take the lines back",
@@ -132,11 +138,12 @@ def guard_service(
     changes = admin.enable(service, first_factor, now_at=now_at, confirm_by=confirm_by, is_forced=is_forced)
     if not changes:  # another command was quicker
         context.say(f"{service} is guarded already.")
-        return _report(service, (), None)
-    _show(context, service, changes, "guarded")
+        return report(service, (), None)
+    show(context, service, changes, "guarded")
+    tell_notes(context, admin)
     for note in notes(context, admin, service, together_with):
         context.say(f"note: {note}")
-    return _report(service, changes, confirm_by)
+    return report(service, changes, confirm_by)
 
 
 def _check_all(
@@ -235,72 +242,38 @@ def notes(context: Context, admin: PamAdmin, service: str, together_with: Collec
 
 @pam.command()
 @click.argument("service", required=False, shell_complete=complete_services)
-@click.option("--all", "is_all", is_flag=True, help="every service that textgate guards")
+@click.option("--all", "is_all", is_flag=True, help="every service that textgate guards: all of them, or none")
+@root_option
 @command
-def disable(context: Context, service: str | None, is_all: bool) -> None:
-    """Take textgate's lines out of SERVICE: its files get back the very bytes that they had before."""
-    _require_root()
+def disable(context: Context, service: str | None, is_all: bool, root: str) -> None:
+    """Take textgate's lines out of SERVICE: its files get back the very bytes that they had before.
+
+    Needs Python's own library alone: no configuration, no daemon, and none of textgate's libraries.
+    """
     if (service is None) is not is_all:
         raise click.UsageError("name a service, or say --all")
-    admin = PamAdmin()
-    names = sorted({*admin.remembered(), *admin.marked()}) if service is None else [service]
-    done: dict[str, tuple[FileChange, ...]] = {}
-    faults = []
-    for name in names:
-        try:
-            done[name] = admin.disable(name)
-        except TextgateError as error:
-            faults.append(error)
-    for name, changes in done.items():  # all is done by now, should nobody read any more what is shown
-        _show(context, name, changes, "no longer guarded")
-    if not faults:
-        context.result({"services": [_report(name, changes, None) for name, changes in done.items()]})
-        if not names:
-            context.say("textgate guards nothing.")
-        return
-    messages = "; ".join(error.message for error in faults)
-    raise PamAdminError(messages, hint="\n".join(error.hint for error in faults if error.hint) or None)
+    pam_commands.disable(context, _admin(root), service)
 
 
 @pam.command()
 @click.argument("service", required=False, shell_complete=complete_services)
+@root_option
 @command
-def confirm(context: Context, service: str | None) -> None:
+def confirm(context: Context, service: str | None, root: str) -> None:
     """Make a try firm: of SERVICE, or of every service that is being tried."""
-    _require_root()
-    admin = PamAdmin()
-    names = [guard.service for guard in admin.pending()] if service is None else [service]
-    confirmed = [name for name in names if admin.confirm(name)]
-    context.result({"confirmed": confirmed})
-    context.say(f"confirmed: {', '.join(confirmed)}" if confirmed else "nothing is being tried")
+    pam_commands.confirm(context, _admin(root), service)
 
 
 @pam.command()
+@root_option
 @command
-def status(context: Context) -> None:
+def status(context: Context, root: str) -> None:
     """Show which services ask for a code, what is wrong with them, and which others a password alone opens."""
-    _require_root()
-    admin = PamAdmin()
-    rows = service_rows(admin, empty_users=way_in.Logins().without_password(), try_lines=dry_run)
-    doors = survey(admin, _wishes(context))
-    context.result({"services": rows, "doors": door_rows(doors, context.config_path)})
-    if not rows:
-        context.say("No service asks for a code. Start with: textgate pam try sshd")
-    for row in rows:
-        context.say(row_text(row), has_lines=True)
-    for line in door_lines(doors, context.config_path):
-        context.say(line, has_lines=True)
-    has_failed = any(level_of(door, doors) is Level.FAILURE for door in doors)
-    if has_failed or any(row["faults"] for row in rows):
-        sys.exit(ExitCode.FAILURE)
+    sys.exit(pam_commands.status(context, _admin(root), context.config_path))
 
 
-def _wishes(context: Context) -> Wishes:
-    """What the configuration says of services; nothing, where it can't be read."""
-    try:
-        return wishes_of(context.config)
-    except ConfigError:
-        return Wishes()
+def _admin(root: str) -> PamRemoval:
+    return PamRemoval() if root == "/" else PamRemoval(root, pam_commands.run_nothing)
 
 
 def parse_span(text: str) -> int:
@@ -310,24 +283,3 @@ def parse_span(text: str) -> int:
     if not CONFIRM_MIN_S <= found_s <= CONFIRM_MAX_S:
         raise UsageError("the time to confirm within must be from 30s to 24h", hint="such as 90s, 5m, 1h")
     return found_s
-
-
-def _require_root() -> None:
-    if os.geteuid() != 0:
-        raise TextgateError("only root may see and change who guards PAM services", hint="run it with sudo")
-
-
-def _show(context: Context, service: str, changes: Sequence[FileChange], word: str) -> None:
-    for change in changes:
-        context.say(change.diff().rstrip("\n"), has_lines=True)
-    context.say(f"{service} is {word}." if changes else f"{service} was not guarded.")
-
-
-def _report(service: str, changes: Sequence[FileChange], confirm_by: int | None) -> dict[str, Any]:
-    return {
-        "service": service,
-        "is_changed": bool(changes),
-        "files": [change.path for change in changes],
-        "diff": "".join(change.diff() for change in changes),
-        "confirm_by": moment(confirm_by),
-    }

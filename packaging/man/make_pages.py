@@ -46,6 +46,7 @@ from textgate import (  # noqa: E402
     pam_state,
     server,
     sshd_config,
+    transaction,
 )
 from textgate.audit import Event  # noqa: E402
 from textgate.errors import ExitCode  # noqa: E402
@@ -316,6 +317,7 @@ VALUES = {
     "fail_open_id": textgate_pam.FAIL_OPEN_MESSAGE_ID,
     "drop_in": sshd_config.DROP_IN,
     "state_dir": pam_state.STATE_DIR,
+    "changes_dir": transaction.CHANGES_DIR,
     "revert_timer": pam_admin.REVERT_TIMER,
 }
 

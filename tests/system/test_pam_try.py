@@ -192,38 +192,48 @@ def test_confirm_makes_a_try_firm(doors: Doors, machine: Machine) -> None:
 # --- Broken off, in the way, changed meanwhile ---
 
 KILLED = """\
-import os, sys, time
+import os, sys
 sys.argv = ["textgate", "pam", "enable", "sshd"]
-from textgate import pam_admin
-write, left = pam_admin.PamAdmin._write, [{writes}]
-def killed(self, path, content):
+from textgate.transaction import Transaction
+apply, left = Transaction.apply, [{writes}]
+def killed(self, path):
     if not left[0]:
         os.kill(os.getpid(), 9)
     left[0] -= 1
-    write(self, path, content)
-pam_admin.PamAdmin._write = killed
+    apply(self, path)
+Transaction.apply = killed
 from textgate.cli import main
 main()
 """
 
 
-@pytest.mark.parametrize("writes", [0, 1])
-def test_what_was_killed_in_the_middle_is_told_and_mended(doors: Doors, machine: Machine, writes: int) -> None:
+@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("next_command", ["", "pam status", "pam enable sshd"])
+def test_what_was_killed_in_the_middle_is_taken_back(
+    doors: Doors, machine: Machine, writes: int, next_command: str
+) -> None:
+    """By the next command, and by systemd if there is none."""
     before = fingerprint(machine)
-    killed = machine.run(["/usr/bin/python3", "-I", "-B", "-c", KILLED.format(writes=writes)], check=False)
-    assert killed.status in (-9, 137)
-    assert (fingerprint(machine) != before) is (writes > 0)
-    told = pam(machine, "status", check=False)
-    assert told.status == 1
-    assert "broken off" in told.stdout
-    assert "textgate pam disable sshd" in told.stdout
-    assert "broken off" in machine.run(["textgate", "doctor"], check=False).stdout
-    if writes:
-        pam(machine, "disable", "sshd")
-        assert fingerprint(machine) == before
-    else:
-        assert "sshd is guarded" in pam(machine, "enable", "sshd").stdout
-        assert status(machine)["sshd"]["faults"] == []
+    if next_command:
+        machine.run("systemctl stop textgate-recover.path")
+    try:
+        killed = machine.run(["/usr/bin/python3", "-I", "-B", "-c", KILLED.format(writes=writes)], check=False)
+        assert killed.status in (-9, 137)
+        if next_command:
+            assert (fingerprint(machine) != before) is (writes > 1)
+            assert "was broken off" in machine.run(["textgate", "doctor"], check=False).stdout
+            said = machine.run(["textgate", *next_command.split()]).stdout
+            assert "a change that was broken off is taken back now" in said
+        else:
+            machine.wait_until("! ls /var/lib/textgate/changes/*.undo", within_s=20)
+            assert "is taken back now" in machine.journal("-u", "textgate-pam-revert.service")
+        if next_command != "pam enable sshd":
+            assert fingerprint(machine) == before
+            assert status(machine) == {}
+        else:
+            assert status(machine)["sshd"]["faults"] == []
+    finally:
+        machine.run("systemctl start textgate-recover.path")
 
 
 def test_read_only_etc_is_told_and_nothing_is_left(doors: Doors, machine: Machine) -> None:

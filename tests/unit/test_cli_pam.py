@@ -14,15 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from manual import json_keys
-from textgate import admin_client, cli_pam, way_in
+from textgate import admin_client, cli_pam, pam_commands, way_in
 from textgate.cli import main
 from textgate.cli_base import Context
 from textgate.errors import DaemonUnavailable, UsageError
 from textgate.pam_admin import PamAdmin
+from textgate.pam_removal import PamRemoval
 from textgate.pam_stack import FirstFactor, Rule
 from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
 from textgate.sshd_config import DROP_IN, wanted
+from textgate.transaction import Transaction
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
 COMMON = """\
@@ -58,7 +60,9 @@ class Desk:
         self.base = ["--config", str(config)]
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(cli_pam, "PamAdmin", lambda: PamAdmin(str(root), self.run_command))
-        monkeypatch.setattr(cli_pam, "dry_run", self.dry_run)
+        monkeypatch.setattr(cli_pam, "PamRemoval", lambda: PamRemoval(str(root), self.run_command))
+        for module in (cli_pam, pam_commands):
+            monkeypatch.setattr(module, "dry_run", self.dry_run)
         monkeypatch.setattr(admin_client, "call", self.call)
         monkeypatch.setattr(cli_pam, "enrolled_admins", lambda config: self.admins)
         monkeypatch.setattr(way_in, "ssh_obstacles", lambda *_: self.obstacles)
@@ -239,16 +243,21 @@ def test_disable_of_one_and_of_all(desk: Desk) -> None:
     assert desk.run("disable", "sudo", "--all").exit_code == 2
 
 
-def test_disable_of_all_goes_on_after_a_fault_and_tells_it(desk: Desk) -> None:
-    for service in ("login", "sudo"):
+def test_disable_of_all_does_all_or_nothing_and_tells_why(desk: Desk) -> None:
+    for service in ("login", "sudo", "su"):
         desk.run("enable", service)
-    path = desk.root / "etc/pam.d/login"
-    path.write_text(path.read_text().replace("@include textgate", "auth required mine.so"))
+    for service in ("login", "su"):
+        path = desk.root / "etc/pam.d" / service
+        path.write_text(path.read_text().replace("@include textgate", f"auth required mine-{service}.so"))
+    before = desk.files()
     done = desk.run("disable", "--all")
     assert done.exit_code == 1
-    assert "sudo is no longer guarded" in done.output
-    assert "/etc/pam.d/login: was changed within textgate's lines" in done.output
-    assert "auth required mine.so" in done.output
+    assert desk.files() == before
+    assert "nothing was changed" in done.output
+    for service in ("login", "su"):
+        assert f"/etc/pam.d/{service}: was changed within textgate's lines" in done.output
+        assert f"auth required mine-{service}.so" in done.output
+    assert desk.run("disable", "sudo").exit_code == 0
 
 
 def test_disable_of_all_does_not_end_where_its_output_does(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +269,7 @@ def test_disable_of_all_does_not_end_where_its_output_does(desk: Desk, monkeypat
     def closed(*_: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(cli_pam, "_show", closed)
+    monkeypatch.setattr(pam_commands, "show", closed)
     desk.run("disable", "--all")
     assert desk.files() == before
 
@@ -338,11 +347,15 @@ def test_status_tells_of_a_try_that_no_timer_takes_back(desk: Desk) -> None:
 def test_status_tells_of_a_try_that_could_not_be_taken_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.run("try", "sudo")
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+    apply = Transaction.apply
+
+    def full(self: Transaction, path: str) -> None:
+        if path.startswith("/etc/"):
+            raise OSError(28, "No space left on device")
+        apply(self, path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(PamAdmin, "_write", full)
+        patched.setattr(Transaction, "apply", full)
         PamAdmin(str(desk.root), desk.run_command).revert_due(2_000_000_000, lambda guard: False)
     row = desk.rows()["sudo"]
     assert "could not be taken back: sudo: can't be changed: No space left on device" in row["faults"]

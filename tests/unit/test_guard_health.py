@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from textgate import admin_client, cli_pam, doctor, guard_faults, way_in
+from textgate import admin_client, cli_pam, doctor, guard_faults, pam_commands, way_in
 from textgate.cli import main
 from textgate.finding import Finding
 from textgate.guard_faults import FAULTS, Level
 from textgate.pam_admin import PamAdmin
+from textgate.pam_removal import PamRemoval
 from textgate.pam_stack import BEGIN_MARK, END_MARK, FirstFactor
 from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
@@ -42,7 +43,10 @@ class Bench:
         self.admin = PamAdmin(str(root), self.run_command)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(cli_pam, "PamAdmin", lambda: self.admin)
-        monkeypatch.setattr(cli_pam, "dry_run", lambda _rules=None: self.played)
+        self.removal = PamRemoval(str(root), self.run_command)
+        monkeypatch.setattr(cli_pam, "PamRemoval", lambda: self.removal)
+        for module in (cli_pam, pam_commands):
+            monkeypatch.setattr(module, "dry_run", lambda _rules=None: self.played)
         alice = Account("alice", 1000, 1000, frozenset({"sudo"}))
         monkeypatch.setattr(cli_pam, "enrolled_admins", lambda config: [alice])
         monkeypatch.setattr(

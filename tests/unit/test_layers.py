@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,11 +20,13 @@ _MODULES = {
     "gateway_outcomes pam_stack config_edit sshd_config sshd_words sshd_cases guard_faults finding doors",
     "adapters": "audit_digest "
     "store gateway gateway_transport directory accounts credentials credstore vault peercred boot audit "
-    "pam_conversation admin_client journal_reader memory pam_files pam_state pam_sshd pam_admin "
-    "pam_dry_run guard_health door_survey atomic_file programs plain_files shortage store_watch redis_room",
+    "pam_conversation admin_client journal_reader memory transaction pam_files pam_state pam_sshd pam_admin "
+    "pam_removal pam_dry_run guard_health door_survey atomic_file programs plain_files shortage store_watch "
+    "redis_room",
     "shell": "doctor_failmode doctor_sshd intake admin_desk admin_limits counts credit_cache "
     "dispatcher verifier wiring admin server client doctor way_in administrators pam_revert pam_status "
-    "doctor_doors service cli cli_base cli_pam cli_setup cli_credentials",
+    "doctor_doors pam_commands rescue entry doctor_changes "
+    "service cli cli_base cli_pam cli_setup cli_credentials",
 }
 LAYERS = {layer: frozenset(modules.split()) for layer, modules in _MODULES.items()}
 ORDER = list(LAYERS)
@@ -117,6 +121,38 @@ def test_core_touches_nothing_outside(module: str) -> None:
 def test_each_outside_thing_has_its_adapter(outer: str, owners: set[str]) -> None:
     users = {name for name in _modules() if any(i.partition(".")[0] == outer for i in _outer_imports(name))}
     assert users <= owners
+
+
+STDLIB_ONLY = ("rescue", "entry", "pam_commands", "pam_revert", "pam_removal", "transaction", "credstore")
+
+
+@pytest.mark.parametrize("module", STDLIB_ONLY)
+def test_way_out_needs_python_alone(module: str) -> None:
+    """Without any other library, and with nothing that is set up for Python on a machine (-I -S)."""
+    code = f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import textgate.{module}; print(*sys.modules)"
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", "-S", "-B", "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()} - {"textgate", "__main__"}
+    assert not loaded - sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", STDLIB_ONLY)
+def test_way_out_loads_nothing_later_either(module: str) -> None:
+    """But for what starts the rest."""
+    seen, waiting = set(), [module]
+    while waiting:
+        one = waiting.pop()
+        if one not in seen:
+            seen.add(one)
+            later = {"cli", "server"} if one == "entry" else set()
+            waiting += [name for name in _inner_imports(one) if name not in later]
+            outer = {name.partition(".")[0] for name in _outer_imports(one)}
+            assert outer <= sys.stdlib_module_names | LAZY.get(one, set()), one
+
+
+# What is loaded where it is needed, and is only a fault in `pam status` if it is not there.
+LAZY = {"msisdn": {"phonenumbers"}, "pam_conversation": {"pam"}}
 
 
 def test_imports_have_no_cycle() -> None:
