@@ -29,10 +29,19 @@ class FakeClock:
 
     def __init__(self, now_ms: int = START_MS) -> None:
         self._now_ms = now_ms
+        self._wall_ahead_ms = 0
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970."""
+        """The store's time in ms."""
         return self._now_ms
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970: the same, but for `jump_ms`."""
+        return self._now_ms + self._wall_ahead_ms
+
+    def jump_ms(self, by_ms: int) -> None:
+        """Set the machine's clock ahead (back, if negative), while no time goes by."""
+        self._wall_ahead_ms += by_ms
 
     def move_ms(self, by_ms: int) -> None:
         """Go on by so many milliseconds (back, if negative)."""

@@ -12,7 +12,6 @@ import json
 import math
 import re
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -183,6 +182,8 @@ def parse_line(untrusted_line: bytes) -> tuple[str, Mapping[str, Any]]:
 def _status(call: Call) -> dict[str, Any]:
     """What the daemon is doing and whether its parts answer."""
     store: dict[str, Any]
+    seen = call.services.history.seen
+    noticed = {"noticed": seen.noticed or None, "noticed_at": seen.noticed_at_s or None}
     try:
         health = call.services.store.health()
         store = {
@@ -193,6 +194,7 @@ def _status(call: Call) -> dict[str, Any]:
         }
     except StoreUnavailable as error:
         store = {"is_up": False, "error": error.message}
+    store |= noticed
     # `fresh` is root's; whatever else stands there asks for nothing.
     credit, age_s = call.daemon.credit.read(call.services.gateway, is_fresh=call.arguments.get("fresh") is True)
     return {
@@ -303,8 +305,7 @@ def _recovery(call: Call) -> dict[str, Any]:
     verifier = call.services.verifier
     user = _known_user(call)
     fresh = [codes.new_recovery_code() for _ in range(codes.RECOVERY_COUNT)]
-    tags = [verifier.recovery_tags(user_key(user), codes.normalise(code.reveal()))[0] for code in fresh]
-    call.services.store.set_recovery(user_key(user), tags, now_ms=time.time_ns() // 1_000_000)
+    verifier.new_recovery(user_key(user), fresh)
     return {"user": user, "codes": [code.reveal() for code in fresh]}
 
 

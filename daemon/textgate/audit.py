@@ -55,6 +55,7 @@ class Event(Enum):
     SERVICE = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c009"
     ADMIN = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c00a"
     BUDGET = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c00b"
+    STORE = "5c8d6a0c1f4b4e0d9a7d2f3b6e81c010"
 
 
 class Audit:

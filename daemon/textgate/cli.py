@@ -118,12 +118,15 @@ def _show_status(result: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from .store_words import went_back
+
     store, gateway, counts = result["store"], result["gateway"], result["counts"]
     up_s = max(0, int(time.time()) - result["started_at"])
     durable = "durable" if store.get("is_durable") else "NOT DURABLE: set appendonly yes"
     rows = [
         ("textgated", f"{result['version']}, up for {up_s // 3600} h {up_s % 3600 // 60} min"),
         ("redis", f"{store['version']}, {durable}" if store["is_up"] else f"AWAY: {store['error']}"),
+        *([("", told)] if (told := went_back(store, time.time())) else []),
         ("gateway", _gateway_words(gateway)),
         ("passed", str(counts.get("reply_pass", 0))),
         ("codes asked for", str(counts.get("reply_ask", 0))),

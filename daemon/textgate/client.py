@@ -45,7 +45,6 @@ from .verifier import (
     Attempt,
     Clock,
     Directory,
-    SystemClock,
     decoy_key,
     reseal_secrets,
     told,
@@ -284,7 +283,6 @@ class AuthClient:
         environ = os.environ if environ is None else environ
         self._config = wiring.load_config(config) if isinstance(config, str) else config
         self._audit = audit or Audit(choose_sink("auto", dict(environ)))
-        self._clock = clock or SystemClock()
         self._passwords = PamPasswords(service) if passwords is None else passwords
         self._service = service
         self._audience = audience
@@ -299,10 +297,11 @@ class AuthClient:
             self._audit,
             environ,
             keys=keys,
-            clock=self._clock,
+            clock=clock,
             accounts=accounts,
             directory=directory,
         )
+        self._clock: Clock = clock or self._services.history
         self._user_ids = _sealer(self._services.vault.derive_keys("api-user-id"))
         self._tokens = _sealer(self._services.vault.derive_keys("api-token"))
 
@@ -404,7 +403,10 @@ class AuthClient:
         if not (reply.word is Word.PASS and reply.why is Why.RIGHT and attempt.user is not None):
             raise _error(reply, user_id)
         # Used up, before the token is out: no `resend` makes a second login of it.
-        self._stored(lambda store: store.revoke_token(session.session_id, life_ms=USER_ID_LIFE_S * 1000))
+        ends_at_ms = self._now_ms() + USER_ID_LIFE_S * 1000
+        self._stored(
+            lambda store: store.revoke_token(session.session_id, now_ms=self._now_ms(), ends_at_ms=ends_at_ms)
+        )
         return self._token(attempt.user)
 
     def resend(self, user_id: str) -> None:
@@ -433,22 +435,30 @@ class AuthClient:
     def revoke(self, token: str) -> None:
         """Make a token useless from now on, on every host that shares the Redis. Raises BadToken or StoreAway."""
         claims = self._claims(token)
-        life_ms = max(1, claims.expires_at * 1000 - self._clock.now_ms())
-        self._stored(lambda store: store.revoke_token(claims.token_id, life_ms=life_ms))
+        now_ms = self._now_ms()
+        # As long as a token can live by the store's time, however the clocks of machines jump meanwhile.
+        ends_at_ms = now_ms + max(self._token_life_s * 1000, claims.expires_at * 1000 - self._clock.wall_ms())
+        self._stored(lambda store: store.revoke_token(claims.token_id, now_ms=now_ms, ends_at_ms=ends_at_ms))
         self._audit.event(Event.CHECK, "token revoked", user=claims.user, service=self._service, result="ok")
 
     def _token(self, user: str) -> str:
         expires_at = self._now_s() + self._token_life_s
         return _sealed(
             self._tokens,
-            {"user": user, "audience": self._audience, "expires_at": expires_at, "token_id": codes.new_id()},
+            {
+                "user": user,
+                "audience": self._audience,
+                "expires_at": expires_at,
+                "token_id": codes.new_id(),
+                **self._until(self._token_life_s),
+            },
         )
 
     def _claims(self, untrusted_token: str) -> TokenClaims:
         found = _opened(self._tokens, untrusted_token)
         if found is None or found["audience"] != self._audience:
             raise BadToken("This is not a login to this service. Log in again.")
-        if found["expires_at"] <= self._now_s():
+        if found["expires_at"] <= self._now_s() or self._is_over(found):
             raise BadToken("The login has expired. Log in again.")
         return TokenClaims(
             user=found["user"],
@@ -470,7 +480,7 @@ class AuthClient:
 
     def _check_password(self, session: Session, password: Secret) -> None:
         """Return for the right password and for nothing else. Counted first, checked second."""
-        budgets, now_ms = self._password_budgets(session), self._clock.now_ms()
+        budgets, now_ms = self._password_budgets(session), self._now_ms()
         refused = self._stored(lambda store: store.charge(budgets, now_ms=now_ms))
         if refused is not None:
             wait_s = max(0, refused[1] - now_ms) / 1000
@@ -533,6 +543,7 @@ class AuthClient:
                 "audience": self._audience,
                 "service": self._service,
                 "at": self._now_s(),
+                **self._until(USER_ID_LIFE_S),
             },
         )
 
@@ -543,6 +554,7 @@ class AuthClient:
             found is None
             or (found["audience"], found["service"]) != (self._audience, self._service)
             or found["at"] + USER_ID_LIFE_S <= self._now_s()
+            or self._is_over(found)
             or self._stored(lambda store: store.is_token_revoked(found["session"]))
         ):
             raise CodeExpired(texts.NONE_WAITING)
@@ -581,8 +593,27 @@ class AuthClient:
             service=self._service, source=session.source, result="deny", reason=reason,
         )  # fmt: skip
 
+    def _until(self, life_s: int) -> dict[str, int]:
+        """What ends an id or a token, beside this machine's clock: the store's time, and its epoch."""
+        return {"ends_at_ms": self._now_ms() + life_s * 1000, "epoch": self._epoch()}
+
+    def _is_over(self, found: Mapping[str, Any]) -> bool:
+        """Whether it has ended by the store's time, or was made before the store went back: then nobody knows whether
+        it was used or revoked. An earlier version sealed neither.
+        """
+        ends_at_ms, epoch = found.get("ends_at_ms"), found.get("epoch")
+        return (ends_at_ms is not None and ends_at_ms <= self._now_ms()) or epoch not in (None, self._epoch())
+
+    def _now_ms(self) -> int:
+        """The store's time. Raises StoreAway."""
+        return self._stored(lambda _store: self._clock.now_ms())
+
+    def _epoch(self) -> int:
+        """The store's epoch. Raises StoreAway."""
+        return self._stored(lambda _store: self._services.history.epoch())
+
     def _now_s(self) -> int:
-        return self._clock.now_ms() // 1000
+        return self._clock.wall_ms() // 1000
 
 
 def _error(reply: Reply, user_id: str) -> AuthError:

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +40,7 @@ from .pam_removal import PamRemoval
 from .pam_stack import Rule, is_ours
 from .policy import Account
 from .programs import run_program
+from .store_words import history_findings
 from .way_in import SUDO_PAIR, Logins, is_refused
 
 CLOCK_SKEW_WARN_S = 60.0  # the gateway refuses signatures that are some minutes off
@@ -235,6 +237,7 @@ def _redis(machine: Machine) -> Iterator[Finding]:
         yield Finding("redis", Level.FAILURE, f"can't be used: {store['error']}", REDIS_REMEDY)
         return
     yield Finding("redis", Level.OK, f"{store['version']} answers")
+    yield from history_findings(store, time.time())
     if store["is_durable"]:
         yield Finding("redis", Level.OK, "writes each change to the disk")
     else:

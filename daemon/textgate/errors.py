@@ -76,6 +76,10 @@ class StoreUnavailable(TextgateError):
         self.is_absent = is_absent
 
 
+class StoreUnsound(StoreUnavailable):
+    """What answers is not the Redis that textgate left: it is not away, so no [failmode] speaks for it."""
+
+
 class DirectoryError(TextgateError):
     """The phone directory can't be read or changed."""
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import __version__, admin, memory, texts, wiring
+from . import __version__, admin, memory, seen, texts, wiring
 from .admin_desk import AdminDesk
 from .audit import Audit, Event, Priority, choose_sink
 from .audit_digest import Digest
@@ -32,7 +32,7 @@ from .boot import boot_id
 from .config import DEFAULT_PATH, Config, DaemonConfig, cautions
 from .counts import Counts
 from .dispatcher import Dispatcher
-from .errors import ExitCode, ProtocolError, TextgateError
+from .errors import ExitCode, ProtocolError, StoreUnavailable, TextgateError
 from .intake import Intake
 from .peercred import peer_credentials
 from .printable import printable_lines
@@ -50,6 +50,7 @@ except ImportError:  # without systemd there is nobody to notify and no socket i
 BACKLOG = 1024
 STALE_S = 8.0  # a helper waits 10 s by default; an answer that comes later than that reaches nobody
 STUCK_S = 90.0  # longer than any deadline of a request: the watchdog may end a daemon that works on one for so long
+PULSE_S = 30.0  # between two looks at the store while nobody logs in
 SERVER_UIDS = frozenset({0})  # who may call the auth socket: PAM's helper runs as root
 
 
@@ -86,6 +87,7 @@ class Server:
         check_count = config.workers - begin_count
         self._workers = Dispatcher(threads=begin_count, waiting=config.queue + check_count, name="begin")
         self._checkers = Dispatcher(threads=max(1, check_count), waiting=config.queue, name="check")
+        self._pulses = Dispatcher(threads=1, waiting=0, name="pulse")
         self._under_way: dict[int, float] = {}
         self._lock = threading.Lock()
         self._signals: list[int] = []
@@ -110,6 +112,7 @@ class Server:
             watchdog = _Watchdog(self._is_healthy)
             notify("READY=1")
             self._audit.event(Event.SERVICE, "ready", version=__version__)
+            self._arm_pulse(0)
             while not self._stop_wanted():
                 watchdog.feed()
                 memory.clear_registers()
@@ -118,6 +121,23 @@ class Server:
                     key.data()
                 self._intake.expire()
         self._stop()
+
+    def _arm_pulse(self, wait_s: float) -> None:
+        """Have the store looked at in so many seconds, and again and again: see `StoreClock`.
+
+        Also while nobody logs in: an administrator is to hear of a store that went back before a login meets it, and
+        a clock that jumps meanwhile must not be taken for time that went by.
+        """
+
+        def beat() -> None:
+            self._arm_pulse(PULSE_S)
+            self._pulses.submit(self._pulse)
+
+        self._services.alarms.after(wait_s, beat)
+
+    def _pulse(self) -> None:
+        with contextlib.suppress(StoreUnavailable):  # the next login tells it
+            self._services.history.confirm()
 
     def _stop_wanted(self) -> bool:
         while self._signals:
@@ -165,6 +185,7 @@ class Server:
         self._intake.finish()
         self._workers.close()
         self._checkers.close()
+        self._pulses.close()
         self._desk.close()
         self._services.close()
         ender.cancel()
@@ -483,13 +504,21 @@ def _serve(config_path: str, audit: Audit) -> None:
     memory.keep_private()  # before there is anything to keep
     stay_on_one_cpu()
     config: Config = wiring.load_config(config_path)
-    services = wiring.build_services(config, audit, os.environ)
+    seen_file = seen.file_in(os.environ)
+    services = wiring.build_services(config, audit, os.environ, seen_file=seen_file, is_daemon=True)
     listeners = open_listeners(config.daemon)
 
     _note_cautions(config, audit)
 
     def rebuild(former: Services) -> Services:
-        services = wiring.build_services(wiring.load_config(config_path), audit, os.environ, former=former)
+        services = wiring.build_services(
+            wiring.load_config(config_path),
+            audit,
+            os.environ,
+            former=former,
+            seen_file=seen_file,
+            is_daemon=True,
+        )
         _note_cautions(services.config, audit)
         return services
 

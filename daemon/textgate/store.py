@@ -3,11 +3,13 @@
 
 Each step is one Lua script, so that parallel logins, on one host or many, can't come between its parts.
 All keys of a user share the hash tag {user}. Every fault of Redis, from a refused connection to a full memory, is
-StoreUnavailable, which callers turn into a denial.
+StoreUnavailable, which callers turn into a denial. Times are the store's own (store_clock.py), but for `wall_ms`, the
+clock of this machine. What Redis answers lets nobody in by itself: see proofs.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import json
@@ -25,8 +27,8 @@ from redis.retry import Retry
 
 from .away import is_absence
 from .config import StoreConfig
-from .errors import StoreUnavailable
-from .limits import Budget, Rules
+from .errors import StoreUnavailable, StoreUnsound
+from .limits import Budget, Rules, Scope
 from .printable import printable
 from .secret import Secret
 
@@ -41,6 +43,7 @@ class BeginState(Enum):
     LIVE = "live"
     THROTTLED = "throttled"
     LOCKED = "locked"
+    COUNTER_USED = "counter_used"
 
 
 class CheckState(Enum):
@@ -51,13 +54,15 @@ class CheckState(Enum):
     SPENT = "spent"
     LOCKED = "locked"
     WRONG = "wrong"
+    VOID = "void"
     USED = "used"
     PASS = "pass"  # noqa: S105  # the name of a state
 
 
 @dataclass(frozen=True)
 class Begun:
-    """Answer of `begin`. NEW and LIVE have a challenge; THROTTLED and LOCKED say until when.
+    """Answer of `begin`. NEW and LIVE have a challenge; THROTTLED and LOCKED say until when; COUNTER_USED, which
+    counter was the last one.
 
     until_ms: Unix time in milliseconds. row: name of the limit that throttles or locks. is_live: with THROTTLED,
     whether the session's last code still works; with NEW, whether it does again if this text is refused. is_stranger:
@@ -78,7 +83,11 @@ class Begun:
 
 @dataclass(frozen=True)
 class Taken:
-    """Answer of a step of a check; only TRY has a challenge to compare with. row: name of the limit that locks."""
+    """Answer of a step of a check; only TRY has a challenge to compare with. row: name of the limit that locks.
+
+    phone_tag, expires_at_ms, expires_wall_ms, mac: of the challenge, for `Proofs`. tag, value: the recovery code that
+    was used up, and what proves it.
+    """
 
     state: CheckState
     challenge_id: str = ""
@@ -88,6 +97,26 @@ class Taken:
     send: str = ""
     until_ms: int = 0
     row: str = ""
+    phone_tag: str = ""
+    expires_at_ms: int = 0
+    expires_wall_ms: int = 0
+    mac: str = ""
+    tag: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the daemon wants of a new challenge, and its proof of it; the store takes it as it is or not at all.
+
+    expires_at_ms: by the store's time; expires_wall_ms: by this machine's clock.
+    """
+
+    challenge_id: str
+    counter: int
+    expires_at_ms: int
+    expires_wall_ms: int
+    mac: str
 
 
 @dataclass(frozen=True)
@@ -139,6 +168,9 @@ class Store:
         self._charge_script = self._redis.register_script(_GROWING + _source("slices") + _source("charge"))
         self._reseal_script = self._redis.register_script(_source("reseal"))
         self._adjust_script = self._redis.register_script(_BOUNDED + _source("slices") + _source("adjust"))
+        self._tick_script = self._redis.register_script(_BOUNDED + _source("tick"))
+        self._revoke_script = self._redis.register_script(_GROWING + _source("revoke"))
+        self._adopt_script = self._redis.register_script(_source("adopt"))
 
     def begin(
         self,
@@ -146,14 +178,16 @@ class Store:
         session_id: str,
         *,
         now_ms: int,
-        challenge_id: str,
+        wall_ms: int,
+        proposal: Proposal,
         phone_tags: Sequence[str],
         rules: Rules,
         source: str = "",
         sealed: str = "",
         is_anew: bool = False,
     ) -> Begun | None:
-        """Get the session's live challenge or make a new one; None means: call again with a sealed secret.
+        """Get the session's live challenge or make a new one; None means: call again with a sealed secret, and
+        COUNTER_USED: call again with a higher counter.
 
         source: where the login comes from, as `limits.source_key` writes it; "" at the machine itself.
         is_anew: make a new one even if one is live. A new challenge is charged to the send limits.
@@ -165,17 +199,19 @@ class Store:
             rules.as_arguments()
             | {
                 "now_ms": now_ms,
+                "wall_ms": wall_ms,
                 "source": source,
-                "challenge_id": challenge_id,
                 "phone_tags": list(phone_tags),
                 "sealed": sealed,
                 "is_anew": is_anew,
-                "is_decoy": user_key.startswith(DECOY_PREFIX),
-            },
+            }
+            | dataclasses.asdict(proposal),
         )
         match answer:
             case ["need_secret"]:
                 return None
+            case ["counter_used", int(counter)]:
+                return Begun(BeginState.COUNTER_USED, counter=counter)
             case ["locked", int(until_ms), str(row)]:
                 return Begun(BeginState.LOCKED, until_ms=until_ms, row=row)
             case ["throttled", int(until_ms), str(row), int(is_live)]:
@@ -192,7 +228,7 @@ class Store:
                     is_live=bool(is_live),
                     is_stranger=bool(is_stranger),
                 )
-        raise StoreUnavailable("the store's begin script gave an unknown answer")
+        raise _unsound("begin")
 
     def settle_send(
         self, user_key: str, session_id: str, *, challenge_id: str, send: str, is_refused: bool, source: str = ""
@@ -216,6 +252,7 @@ class Store:
         session_id: str,
         *,
         now_ms: int,
+        wall_ms: int,
         try_id: str,
         phone_tags: Sequence[str],
         rules: Rules,
@@ -224,6 +261,7 @@ class Store:
         """Take one try of the session's challenge, counted as wrong from this moment on."""
         arguments = rules.as_arguments() | {
             "now_ms": now_ms,
+            "wall_ms": wall_ms,
             "source": source,
             "try_id": try_id,
             "phone_tags": list(phone_tags),
@@ -236,9 +274,23 @@ class Store:
                 return Taken(CheckState.NONE)
             case ["spent", str(send)]:
                 return Taken(CheckState.SPENT, send=send)
-            case ["try", str(challenge_id), int(counter), str(sealed), int(tries_left), str(send)]:
-                return Taken(CheckState.TRY, challenge_id, counter, sealed, tries_left, send)
-        raise StoreUnavailable("the store's take_try script gave an unknown answer")
+            case [
+                "try", str(challenge_id), int(counter), str(sealed), int(tries_left), str(send),
+                str(phone_tag), int(expires_at_ms), int(expires_wall_ms), str(mac),
+            ]:  # fmt: skip
+                return Taken(
+                    CheckState.TRY,
+                    challenge_id,
+                    counter,
+                    sealed,
+                    tries_left,
+                    send,
+                    phone_tag=phone_tag,
+                    expires_at_ms=expires_at_ms,
+                    expires_wall_ms=expires_wall_ms,
+                    mac=mac,
+                )
+        raise _unsound("take_try")
 
     def consume(
         self,
@@ -246,6 +298,7 @@ class Store:
         session_id: str,
         *,
         now_ms: int,
+        wall_ms: int,
         challenge_id: str,
         try_id: str,
         rules: Rules,
@@ -258,6 +311,7 @@ class Store:
         """
         arguments = rules.as_arguments() | {
             "now_ms": now_ms,
+            "wall_ms": wall_ms,
             "source": source,
             "challenge_id": challenge_id,
             "try_id": try_id,
@@ -278,31 +332,39 @@ class Store:
         now_ms: int,
         try_id: str,
         recovery_tags: Sequence[str],
+        recovery_hashes: Sequence[str],
         rules: Rules,
         source: str = "",
     ) -> Taken:
-        """Count a recovery code, look it up, use it up: PASS (tries_left: how many codes remain), WRONG or LOCKED."""
+        """Count a recovery code, look it up, use it up: PASS (tries_left: how many codes remain), WRONG or LOCKED;
+        VOID if it is there with another value than one with these SHA-1 sums.
+        """
         arguments = rules.as_arguments() | {
             "now_ms": now_ms,
             "source": source,
             "try_id": try_id,
             "recovery_tags": list(recovery_tags),
+            "recovery_hashes": list(recovery_hashes),
         }
         answer = self._run("take_recovery", user_key, session_id, arguments)
         match answer:
-            case ["pass", int(left)]:
-                return Taken(CheckState.PASS, tries_left=left)
+            case ["pass", int(left), str(tag), str(value)]:
+                return Taken(CheckState.PASS, tries_left=left, tag=tag, value=value)
+            case ["void"]:
+                return Taken(CheckState.VOID)
+            case ["pass"]:  # without what proves it
+                raise _unsound("take_recovery")
         return self._ended("take_recovery", answer)
 
-    def set_recovery(self, user_key: str, tags: Sequence[str], *, now_ms: int) -> None:
-        """Replace a user's recovery codes by these, given as keyed hashes; none takes them all away."""
+    def set_recovery(self, user_key: str, values: Mapping[str, str]) -> None:
+        """Replace a user's recovery codes by these: keyed hash -> what proves it. None takes them all away."""
         key = _user_keys(user_key, "-")[_RECOVERY_KEY]
 
         def replace() -> None:
             with self._redis.pipeline(transaction=True) as pipeline:
                 pipeline.delete(key)
-                if tags:
-                    pipeline.hset(key, mapping=dict.fromkeys(tags, now_ms))
+                if values:
+                    pipeline.hset(key, mapping=dict(values))
                 pipeline.execute()
 
         self._call(replace)
@@ -328,14 +390,17 @@ class Store:
 
     def sealed_secrets(self) -> Iterator[tuple[str, str]]:
         """Every user's key and sealed secret, in no order; one made meanwhile may be missing."""
+        for key in self._keys("textgate:{*}:hotp"):
+            sealed = self._call(functools.partial(self._redis.hget, key, "secret"))
+            if sealed:
+                yield key.removeprefix("textgate:{").removesuffix("}:hotp"), str(sealed)
+
+    def _keys(self, pattern: str) -> Iterator[str]:
         cursor: int = 0
         while True:
-            found = self._call(functools.partial(self._redis.scan, cursor, match="textgate:{*}:hotp", count=500))
-            cursor, keys = int(found[0]), found[1]
-            for key in keys:
-                sealed = self._call(functools.partial(self._redis.hget, key, "secret"))
-                if sealed:
-                    yield key.removeprefix("textgate:{").removesuffix("}:hotp"), str(sealed)
+            found = self._call(functools.partial(self._redis.scan, cursor, match=pattern, count=500))
+            cursor = int(found[0])
+            yield from map(str, found[1])
             if cursor == 0:
                 return
 
@@ -358,7 +423,10 @@ class Store:
         """
 
         calls = [
-            (_budget_key(budget), (now_ms, budget.window_ms, budget.most, budget.amount, int(budget.pays)))
+            (
+                _budget_key(budget),
+                (now_ms, budget.window_ms, budget.most, budget.amount, int(budget.pays), _kept_ms(budget)),
+            )
             for budget in budgets
         ]
         answers = list(zip(budgets, map(int, self._run_many(self._charge_script, calls)), strict=True))
@@ -373,19 +441,50 @@ class Store:
         """Correct what `charge` took at charged_at_ms: give back (negative) or take more."""
 
         calls = [
-            (_budget_key(budget), (charged_at_ms, budget.window_ms, difference))
+            (_budget_key(budget), (charged_at_ms, budget.window_ms, difference, _kept_ms(budget)))
             for budget, difference in differences
             if difference
         ]
         self._run_many(self._adjust_script, calls)
 
-    def revoke_token(self, token_id: str, *, life_ms: int) -> None:
-        """Remember that a token of the Python API is revoked, for as long as it would have lived."""
-        self._call(lambda: self._redis.set(f"textgate:revoked:{token_id}", "1", px=life_ms))
+    def revoke_token(self, token_id: str, *, now_ms: int, ends_at_ms: int) -> None:
+        """Remember that a token of the Python API is revoked, until it would have ended anyway."""
+        self._call(lambda: self._revoke_script(keys=[_REVOKED], args=[now_ms, token_id, ends_at_ms]))
 
     def is_token_revoked(self, token_id: str) -> bool:
-        """Whether `revoke_token` was called for it."""
-        return bool(self._call(lambda: self._redis.exists(f"textgate:revoked:{token_id}")))
+        """Whether `revoke_token` was called for it; an earlier version wrote a key for each."""
+        is_noted = self._call(lambda: self._redis.zscore(_REVOKED, token_id)) is not None
+        return is_noted or bool(self._call(lambda: self._redis.exists(f"{_REVOKED}:{token_id}")))
+
+    # --- The store's own time and history, for store_clock.py ---
+
+    def is_adopted(self) -> bool:
+        """Whether what an earlier version left was taken over, for good (store_upgrade.py)."""
+        return self._call(lambda: self._redis.hget(_RECORD, "adopted")) is not None
+
+    def note_adopted(self) -> None:
+        """From now on it is."""
+        self._call(lambda: self._redis.hset(_RECORD, "adopted", "1"))
+
+    def tick(self, *arguments: str | int) -> tuple[int, str, int, int, str]:
+        """One step of the store's time: time (ms), id, epoch, mark, finding. arguments: those of lua/tick.lua."""
+        answer = self._call(lambda: self._tick_script(keys=[_RECORD], args=list(arguments)))
+        match answer:
+            case [int(at_ms), str(store_id), int(epoch), int(mark), str(finding)]:
+                return at_ms, store_id, epoch, mark, finding
+        raise _unsound("tick")
+
+    def hashes(self, kind: str) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """User's key, what follows `kind` in the key, and fields, of each `recovery` or `challenge:` there is."""
+        for key in self._keys(f"textgate:{{*}}:{kind}*"):
+            user_key, _, rest = key.removeprefix("textgate:{").partition("}:")
+            found = self._call(functools.partial(self._redis.hgetall, key))
+            yield user_key, rest.removeprefix(kind), dict(found)
+
+    def adopt(self, user_key: str, name: str, *, unchanged: tuple[str, str], written: tuple[str, str]) -> bool:
+        """Write a field of a user's hash if another field still holds what it held; False if it doesn't."""
+        key = f"textgate:{{{user_key}}}:{name}"
+        return bool(self._call(lambda: self._adopt_script(keys=[key], args=[*unchanged, *written])))
 
     def health(self) -> StoreHealth:
         """Whether Redis answers and keeps what it is told. Raises StoreUnavailable if it doesn't answer."""
@@ -407,7 +506,7 @@ class Store:
                 return Taken(CheckState.LOCKED, until_ms=until_ms, row=row)
             case ["pass" | "used" | "wrong" as state]:
                 return Taken(CheckState(state))
-        raise StoreUnavailable(f"the store's {script} script gave an unknown answer")
+        raise _unsound(script)
 
     def _run(self, script: str, user_key: str, session_id: str, arguments: Mapping[str, object]) -> Any:
         keys = _user_keys(user_key, session_id, str(arguments["source"]))
@@ -474,6 +573,20 @@ _SCRIPTS = {
     "confirm_wrong": _BOUNDED,
     "take_recovery": _BOUNDED,
 }
+
+
+_RECORD, _REVOKED = "textgate:store", "textgate:revoked"
+_DAY_MS = 86_400_000
+_KEPT_LONG_MS = 400 * _DAY_MS  # as TTL_MS in lua/prelude.lua: no jump of a clock by less than that forgets a budget
+
+
+def _kept_ms(budget: Budget) -> int:
+    """How long Redis keeps a budget. Of addresses there may be very many, so theirs are cleaned up soon."""
+    return 2 * budget.window_ms + (2 * _DAY_MS if budget.scope is Scope.SOURCE else _KEPT_LONG_MS)
+
+
+def _unsound(script: str) -> StoreUnsound:
+    return StoreUnsound(f"the store's {script} script gave an unknown answer")
 
 
 def _source(name: str) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -23,15 +23,18 @@ from . import codes, sms, texts
 from .audit import Audit, Event, Priority
 from .away import AWAY_STATES
 from .config import Config
-from .errors import DirectoryError, StoreUnavailable, TextgateError, VaultError
+from .errors import DirectoryError, StoreUnavailable, StoreUnsound, TextgateError, VaultError
 from .gateway_outcomes import Outcome, SendReason, SendResult
 from .limits import Address, Budget, Rules, Scope, budgets, build_rules, micros, source_key
 from .msisdn import Msisdn
 from .policy import Account, Decision, FailKind, Verdict, apply_failmode, decide
+from .proofs import Bound, Proofs
 from .protocol import Reply, Why, Word
 from .secret import Secret
 from .session import Session
-from .store import DECOY_PREFIX, BeginState, Begun, CheckState, Store, Taken, encode_user
+from .spent import Spent
+from .store import DECOY_PREFIX, BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
+from .store_clock import StoreClock
 from .vault import Vault
 
 SECRET_PURPOSE = "hotp-secret"  # noqa: S105  # names a purpose
@@ -39,6 +42,7 @@ PHONE_PURPOSE = "phone"
 BUDGET_PURPOSE = "budget"
 RECOVERY_PURPOSE = "recovery"
 NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
+_PROPOSALS_MOST = 20  # of a counter, while logins of the same user take theirs at the same moment
 NEVER_SENT = "refused:store"  # how a text ended that was never handed to the gateway; none of AWAY_STATES
 
 # What gets the reply of a step that may have to wait.
@@ -51,15 +55,23 @@ class Clock(Protocol):
     """The time, injected so that tests can move it."""
 
     def now_ms(self) -> int:
-        """Milliseconds since 1970."""
+        """The store's time in ms, which never goes back and no jump of a clock moves. Raises StoreUnavailable."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970 by this machine's clock, which may jump."""
 
 
-class SystemClock:
-    """The machine's clock."""
+class History(Protocol):
+    """Whether the store is still the one that was left."""
 
-    def now_ms(self) -> int:
-        """Milliseconds since 1970."""
-        return time.time_ns() // 1_000_000
+    def epoch(self) -> int:
+        """Its epoch, as it was last seen. Raises StoreUnavailable."""
+
+    def confirm(self) -> int:
+        """Its epoch, looked at now. Raises StoreUnavailable."""
+
+    def use_recovery(self, tag: str) -> bool:
+        """Use a recovery code up on this host. True for the first time."""
 
 
 class Accounts(Protocol):
@@ -197,6 +209,8 @@ class Verifier:
         alarm: Alarm,
         pace: Pace | None = None,
         unsent: Unsent | None = None,
+        history: History | None = None,
+        spent: Spent | None = None,
         pause: Callable[[float], object] = time.sleep,
         is_store_away: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -215,6 +229,9 @@ class Verifier:
         self._alarm = alarm
         self._pace = pace or Pace()
         self._unsent = unsent or Unsent()
+        self._proofs = Proofs(vault)
+        self._history = history or StoreClock(store, audit)
+        self._spent = spent or Spent()
         self._pause = pause
         self._is_store_away = is_store_away
 
@@ -264,6 +281,8 @@ class Verifier:
             begun = self._open(attempt, is_anew=False)
             if begun.state is BeginState.NEW:
                 return self._text(attempt, begun, later, is_anew=False)
+        except StoreUnsound as error:
+            return self._unsound(attempt, error)
         except StoreUnavailable as error:
             return self._store_failed(attempt, Word.SKIP, error)
         if begun.state is BeginState.LIVE:
@@ -279,6 +298,8 @@ class Verifier:
             if codes.is_recovery_form(typed):
                 return self._recover(attempt, typed)
             return self._take_and_compare(attempt, typed)
+        except StoreUnsound as error:
+            return self._unsound(attempt, error)
         except StoreUnavailable as error:
             return self._store_failed(attempt, Word.PASS, error)
 
@@ -351,15 +372,19 @@ class Verifier:
     def _open(self, attempt: Attempt, *, is_anew: bool) -> Begun:
         """The store's begin, with a secret made on demand."""
         self._give_back_unsent(attempt)
-        challenge_id, tags, now_ms = codes.new_id(), self._phone_tags(attempt), self._clock.now_ms()
-        sealed = ""
-        for _ in range(2):
+        challenge_id, tags = codes.new_id(), self._phone_tags(attempt)
+        epoch = self._history.confirm()  # a store that went back is noticed before a code is texted, not after
+        now_ms, wall_ms = self._clock.now_ms(), self._clock.wall_ms()
+        sealed, counter = "", max(now_ms, wall_ms)  # the time: none comes again, whatever Redis has forgotten
+        for _ in range(_PROPOSALS_MOST):
+            proposal = self._propose(attempt, challenge_id, counter, tags[0], now_ms, wall_ms, epoch)
             try:
                 begun = self._store.begin(
                     attempt.user_key,
                     attempt.session_id,
                     now_ms=now_ms,
-                    challenge_id=challenge_id,
+                    wall_ms=wall_ms,
+                    proposal=proposal,
                     phone_tags=tags,
                     rules=self._rules,
                     source=source_key(attempt.source),
@@ -369,10 +394,23 @@ class Verifier:
             except StoreUnavailable:  # it may have made the challenge all the same
                 self._unsent.add(challenge_id, attempt)
                 raise
-            if begun is not None:
+            if begun is None:
+                sealed = self._vault.seal(codes.new_secret(), user=attempt.user_key, purpose=SECRET_PURPOSE)
+            elif begun.state is BeginState.COUNTER_USED:
+                counter = begun.counter + 1
+            elif begun.state is BeginState.NEW and (begun.challenge_id, begun.counter) != (challenge_id, counter):
+                raise StoreUnsound("the store made another challenge than it was told to")
+            else:
                 return begun
-            sealed = self._vault.seal(codes.new_secret(), user=attempt.user_key, purpose=SECRET_PURPOSE)
-        raise StoreUnavailable("the store did not take a secret")
+        raise StoreUnavailable("the store took no counter, or no secret")
+
+    def _propose(
+        self, attempt: Attempt, challenge_id: str, counter: int, tag: str, now_ms: int, wall_ms: int, epoch: int
+    ) -> Proposal:
+        """A new challenge with its proof."""
+        ends = now_ms + self._rules.life_ms, wall_ms + self._rules.life_ms
+        bound = Bound(attempt.user_key, attempt.session_id, challenge_id, counter, tag, *ends, epoch)
+        return Proposal(challenge_id, counter, *ends, self._proofs.of_challenge(bound))
 
     def _give_back_unsent(self, attempt: Attempt) -> None:
         """Tell the store which challenges of this user are no good, before it is asked for his next step.
@@ -385,7 +423,7 @@ class Verifier:
                 attempt.user_key,
                 session_id,
                 challenge_id=challenge_id,
-                send=NEVER_SENT,
+                send=NEVER_SENT,  # without a proof: it chooses words and opens nothing
                 is_refused=True,
                 source=source,
             )
@@ -565,7 +603,7 @@ class Verifier:
                 attempt.user_key,
                 attempt.session_id,
                 challenge_id=begun.challenge_id,
-                send=send,
+                send=self._proofs.sign_send(begun.challenge_id, send),
                 is_refused=is_refused,
                 source=source_key(attempt.source),
             )
@@ -588,31 +626,66 @@ class Verifier:
             attempt.user_key,
             attempt.session_id,
             now_ms=self._clock.now_ms(),
+            wall_ms=self._clock.wall_ms(),
             try_id=try_id,
             phone_tags=self._phone_tags(attempt),
             rules=self._rules,
             source=source_key(attempt.source),
         )
+        send, is_send_proved = self._proofs.read_send(taken.challenge_id, taken.send)
+        taken = replaced(taken, send=send)
         if taken.state is CheckState.TRY:
-            return self._compare(attempt, taken, try_id, typed)
+            return self._compare(attempt, taken, try_id, typed, is_send_proved=is_send_proved)
         return self._refused(attempt, taken)
 
-    def _compare(self, attempt: Attempt, taken: Taken, try_id: str, typed: Secret) -> Reply:
-        is_right = codes.is_equal(typed, self._code(attempt.user_key, taken))
+    def _is_sound(self, attempt: Attempt, taken: Taken) -> bool:
+        """Whether a challenge is one that was made here, for this very login, in this epoch, and is not over.
+
+        Redis says so too; it is not believed (docs/threat-model.md).
+        """
+        bound = Bound(
+            user_key=attempt.user_key,
+            session_id=attempt.session_id,
+            challenge_id=taken.challenge_id,
+            counter=taken.counter,
+            phone_tag=taken.phone_tag,
+            expires_at_ms=taken.expires_at_ms,
+            expires_wall_ms=taken.expires_wall_ms,
+            epoch=self._history.epoch(),
+        )
+        now_ms = self._clock.now_ms()
+        is_over = taken.expires_at_ms <= now_ms or 0 < taken.expires_wall_ms <= self._clock.wall_ms()
+        is_ours = self._proofs.is_challenge(bound, taken.mac) and taken.phone_tag in self._phone_tags(attempt)
+        if is_ours and not is_over:
+            return self._spent.take(taken.challenge_id, most=self._rules.tries, now_ms=now_ms)
+        if not is_ours:
+            self._note(
+                Event.STORE, "the store has a code that textgate did not make, or not since the store went back",
+                attempt, priority=Priority.ALERT, result="deny", reason="code_not_ours",
+            )  # fmt: skip
+        return False
+
+    def _compare(self, attempt: Attempt, taken: Taken, try_id: str, typed: Secret, *, is_send_proved: bool) -> Reply:
+        is_sound = self._is_sound(attempt, taken)
+        is_right = codes.is_equal(typed, self._code(attempt.user_key, taken)) and is_sound
         # The text may never come: where [failmode] then lets in, it uses the challenge up as a right code does.
-        fails_open = taken.send in AWAY_STATES and self._fails_open(FailKind.GATEWAY, attempt)
+        is_away = is_sound and is_send_proved and taken.send in AWAY_STATES
+        fails_open = is_away and self._fails_open(FailKind.GATEWAY, attempt)
         now_ms = self._clock.now_ms()
         if attempt.may_pass and (is_right or fails_open):
             ended = self._store.consume(
                 attempt.user_key,
                 attempt.session_id,
                 now_ms=now_ms,
+                wall_ms=self._clock.wall_ms(),
                 challenge_id=taken.challenge_id,
                 try_id=try_id,
                 is_right=is_right,
                 rules=self._rules,
                 source=source_key(attempt.source),
             )
+            if ended.state is CheckState.PASS and not self._is_first_use(taken.challenge_id, now_ms):
+                ended = Taken(CheckState.USED)
             if ended.state is CheckState.PASS and not is_right:
                 return self._fail_open(FailKind.GATEWAY, attempt, Word.PASS, taken.send)
             if ended.state is CheckState.PASS:
@@ -626,20 +699,34 @@ class Verifier:
                 rules=self._rules,
                 source=source_key(attempt.source),
             )
+        if not is_sound and ended.state is CheckState.WRONG:
+            ended = replaced(ended, state=CheckState.NONE)
         return self._refused(attempt, replaced(ended, tries_left=taken.tries_left, send=taken.send))
+
+    def _is_first_use(self, challenge_id: str, now_ms: int) -> bool:
+        """Whether a code that the store has just used up was used by nobody before.
+
+        The store is looked at once more: its mark is then higher than in any copy that was made before this pass.
+        """
+        epoch = self._history.epoch()
+        return self._spent.use(challenge_id, now_ms=now_ms) and self._history.confirm() == epoch
 
     def _recover(self, attempt: Attempt, typed: Secret) -> Reply:
         """A recovery code in place of the texted one. Counted, compared and used up in one step of the store."""
         tags = self.recovery_tags(attempt.user_key, typed if attempt.may_recover else codes.new_secret())
+        epoch = self._history.confirm()  # codes of a store that went back are void
         taken = self._store.take_recovery(
             attempt.user_key,
             attempt.session_id,
             now_ms=self._clock.now_ms(),
             try_id=codes.new_id(),
             recovery_tags=tags,
+            recovery_hashes=self._proofs.recovery_hashes(attempt.user_key, tags, epoch),
             rules=self._rules,
             source=source_key(attempt.source),
         )
+        if taken.state is CheckState.PASS and not self._is_recovery(attempt, taken, tags, epoch):
+            taken = Taken(CheckState.VOID)
         if taken.state is CheckState.PASS and attempt.may_recover:
             self._note(
                 Event.CHECK, "recovery code used", attempt, priority=Priority.NOTICE, result="pass",
@@ -647,6 +734,22 @@ class Verifier:
             )  # fmt: skip
             return Reply(Word.PASS, why=Why.RIGHT)
         return self._refused(attempt, replaced(taken, tries_left=1))
+
+    def _is_recovery(self, attempt: Attempt, taken: Taken, tags: tuple[str, ...], epoch: int) -> bool:
+        """Whether what the store gave out is a recovery code of this user, and was not used before."""
+        is_ours = taken.tag in tags and self._proofs.is_recovery(attempt.user_key, taken.tag, epoch, taken.value)
+        if not is_ours:
+            self._note(
+                Event.STORE, "the store has a recovery code that textgate did not make", attempt,
+                priority=Priority.ALERT, result="deny", reason="recovery_not_ours",
+            )  # fmt: skip
+        return is_ours and self._history.use_recovery(taken.tag) and self._history.confirm() == epoch
+
+    def new_recovery(self, key: str, fresh: Sequence[Secret]) -> None:
+        """Make these a user's recovery codes, and the former ones void. Raises StoreUnavailable."""
+        epoch = self._history.confirm()
+        tags = [self.recovery_tags(key, codes.normalise(code.reveal()))[0] for code in fresh]
+        self._store.set_recovery(key, {tag: self._proofs.of_recovery(key, tag, epoch) for tag in tags})
 
     def recovery_tags(self, key: str, code: Secret) -> tuple[str, ...]:
         """The keyed hashes of a user's recovery code, today's key first."""
@@ -663,6 +766,7 @@ class Verifier:
             CheckState.WRONG: (texts.WRONG, Why.WRONG)
             if taken.tries_left > 0
             else (texts.TRIES_SPENT, Why.TRIES_SPENT),
+            CheckState.VOID: (texts.WRONG, Why.WRONG),
         }.get(taken.state, (texts.INTERNAL, Why.FAILED))
         if taken.send.startswith(Outcome.REFUSED.value) and taken.state in (CheckState.WRONG, CheckState.SPENT):
             text, why = texts.NOT_SENT, Why.NOT_SENT
@@ -684,6 +788,14 @@ class Verifier:
         """Whether [failmode] lets this login in when such a part is away."""
         decision = apply_failmode(kind, attempt.service, self._config).decision
         return decision is Decision.SKIP and attempt.may_pass and attempt.has_failmode
+
+    def _unsound(self, attempt: Attempt, error: StoreUnsound) -> Reply:
+        """What answers is not textgate's Redis, or not any longer: that is not "away"."""
+        self._note(
+            Event.STORE, "login refused: the store can't be believed", attempt, priority=Priority.ALERT,
+            result="deny", reason=str(error),
+        )  # fmt: skip
+        return Reply(Word.DENY, texts.STORE_AWAY, Why.STORE_AWAY)
 
     def _store_failed(self, attempt: Attempt, safe_word: Word, error: StoreUnavailable) -> Reply:
         """A fault of the store is a denial unless nobody takes a connection there, and has not for a while."""

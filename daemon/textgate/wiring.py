@@ -18,11 +18,15 @@ from .dispatcher import Alarms, Dispatcher
 from .errors import ConfigError
 from .gateway import Gateway, GatewayCredentials, build_gateway
 from .policy import names_groups
+from .proofs import Proofs
 from .secret import Secret
+from .spent import Spent
 from .store import Store
+from .store_clock import StoreClock
+from .store_upgrade import adopt_unproved
 from .store_watch import StoreWatch, knock
 from .vault import Vault, parse_keys
-from .verifier import Accounts, Clock, Directory, Pace, SystemClock, Unsent, Verifier
+from .verifier import Accounts, Clock, Directory, Pace, Unsent, Verifier
 
 CONFIG_MAX_BYTES = 1 << 20
 SENDS_WAITING = 256  # texts in line behind those being sent; more are refused at once
@@ -40,13 +44,16 @@ class Services:
     vault: Vault
     pace: Pace
     unsent: Unsent
+    spent: Spent
+    history: StoreClock
     verifier: Verifier
     watch: StoreWatch
 
     def close(self) -> None:
-        """Finish the texts under way, then let go of gateway and store."""
+        """Finish the texts under way, write down what was seen of the store, then let go of gateway and store."""
         self.watch.close()
         self.sender.close()
+        self.history.save()
         self.alarms.close()
         self.gateway.close()
         self.store.close()
@@ -134,11 +141,15 @@ def build_services(
     clock: Clock | None = None,
     accounts: Accounts | None = None,
     directory: Directory | None = None,
+    seen_file: Path | None = None,
+    is_daemon: bool = False,
 ) -> Services:
     """Make every part.
 
+    seen_file: where what was seen of the store is kept; in memory alone without it. is_daemon: whether this process
+    takes over what an earlier version left in the store.
     keys: in place of those of systemd and the files. former: what a reload replaces; its threads and what it learnt
-    of the gateway go on. clock, accounts, directory: in place of the machine's time, NSS and [phones].
+    of the gateway go on. clock, accounts, directory: in place of the store's time, NSS and [phones].
 
     Connects to nothing: a daemon whose Redis is not up yet starts all the same and refuses until it is.
     Raises ConfigError or CredentialError.
@@ -154,6 +165,14 @@ def build_services(
     pace = former.pace if former else Pace()
     unsent = former.unsent if former else Unsent()
     watch = _watch(config, store, audit)
+    spent = former.spent if former else Spent()
+    history = StoreClock(
+        store,
+        audit,
+        path=seen_file,
+        adopt=(lambda epoch: adopt_unproved(store, Proofs(vault), epoch)) if is_daemon else None,
+        former=former.history if former else None,
+    )
     verifier = Verifier(
         config=config,
         store=store,
@@ -164,15 +183,17 @@ def build_services(
         vault=vault,
         audit=audit,
         host=socket.gethostname().partition(".")[0] or "this host",
-        clock=clock or SystemClock(),
+        clock=clock or history,
         alarm=alarms,
         pace=pace,
         unsent=unsent,
+        history=history,
+        spent=spent,
         is_store_away=watch.is_away,
     )
     if config.failmode.store == "safe":
         watch.start()
-    return Services(config, store, gateway, sender, alarms, vault, pace, unsent, verifier, watch)
+    return Services(config, store, gateway, sender, alarms, vault, pace, unsent, spent, history, verifier, watch)
 
 
 def _watch(config: Config, store: Store, audit: Audit) -> StoreWatch:

@@ -19,6 +19,6 @@ def redis_of_the_run() -> Iterator[PrivateRedis]:
 @pytest.fixture
 def redis_server(redis_of_the_run: PrivateRedis) -> Iterator[PrivateRedis]:
     """A running, empty Redis; a test may break it in any way that `recover` undoes."""
-    redis_of_the_run.client.flushall()
+    redis_of_the_run.clear()
     yield redis_of_the_run
     redis_of_the_run.recover()

@@ -7,12 +7,14 @@ Written from the limits' words and not from the Lua: `test_state_machine.py` has
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha1
 from typing import Any
 
 from textgate.limits import DAY_MS, Rules
-from textgate.store import BeginState, Begun, CheckState, Taken
+from textgate.store import BeginState, Begun, CheckState, Proposal, Taken
 
-IN_FLIGHT_MS, KNOWN_MS = 15_000, 90 * DAY_MS
+LONGEST_LIFE_MS = 660_000
+IN_FLIGHT_MS, KNOWN_MS, ROW_MS = 15_000, 90 * DAY_MS, 2 * DAY_MS
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Place:
     row_at: int = 0
     lockouts: int = 0
     locked_until: int = 0
+    kept_until: int = 0  # then row and lockouts are forgotten
 
 
 @dataclass
@@ -34,7 +37,7 @@ class User:
     sealed: str = ""
     counter: int = 0
     challenges: dict[str, dict[str, Any]] = field(default_factory=dict)  # by session
-    recovery: set[str] = field(default_factory=set)
+    recovery: dict[str, str] = field(default_factory=dict)  # keyed hash -> what proves it
     known: dict[str, int] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     all: Place = field(default_factory=Place)
@@ -57,11 +60,15 @@ class Model:
     def _find(self, name: str, source: str, now: int) -> tuple[User, Place]:
         user = self.users.setdefault(name, User())
         is_known = source == "" or user.known.get(source, -KNOWN_MS) > now - KNOWN_MS
-        return user, user.places.setdefault(source if is_known else "strangers", Place())
+        place = user.places.setdefault(source if is_known else "strangers", Place())
+        if 0 < place.kept_until <= now:
+            place.row = place.row_at = place.lockouts = place.locked_until = place.kept_until = 0
+        return user, place
 
     def _lock(self, place: Place, now: int) -> int:
         length = min(self.rules.lockout_ms * 2**place.lockouts, self.rules.lockout_max_ms)
         place.lockouts, place.row, place.locked_until = place.lockouts + 1, 0, now + length
+        place.kept_until = now + max(ROW_MS, 2 * length)
         return place.locked_until
 
     def _locked(self, user: User, place: Place, now: int) -> tuple[int, str]:
@@ -86,14 +93,16 @@ class Model:
         if source:
             user.known[source] = now
 
-    def begin(self, name: str, session: str, *, now_ms: int, challenge_id: str, phone_tags: Any, rules: Rules,
-              source: str, sealed: str, is_anew: bool) -> Begun | None:  # fmt: skip
+    def begin(self, name: str, session: str, *, now_ms: int, wall_ms: int, proposal: Proposal, phone_tags: Any,
+              rules: Rules, source: str, sealed: str, is_anew: bool) -> Begun | None:  # fmt: skip
         user, place = self._find(name, source, now_ms)
         until, row = self._locked(user, place, now_ms)
         if until:
             return Begun(BeginState.LOCKED, until_ms=until, row=row)
         old = user.challenges.get(session)
-        is_live = old is not None and self._is_good(old, phone_tags, now_ms) and old["tries"] > 0 and (
+        if old and not self._is_alive(old, now_ms, wall_ms):
+            old = user.challenges.pop(session) and None
+        is_live = old is not None and old["tag"] in phone_tags and old["tries"] > 0 and (
             not old["send"].startswith("refused"))  # fmt: skip
         if old and is_live and not is_anew:
             return Begun(BeginState.LIVE, old["id"], old["counter"], user.sealed, old["send"])
@@ -108,21 +117,25 @@ class Model:
             return Begun(BeginState.THROTTLED, until_ms=until, row=row, is_live=is_live)
         if not user.sealed and not sealed:
             return None
+        if proposal.counter <= user.counter:
+            return Begun(BeginState.COUNTER_USED, counter=user.counter)
         user.sealed = user.sealed or sealed
-        user.counter += 1
+        user.counter = proposal.counter
         user.challenges[session] = {
-            "id": challenge_id, "counter": user.counter, "expires": now_ms + rules.life_ms, "tries": rules.tries,
+            "id": proposal.challenge_id, "counter": user.counter, "expires": proposal.expires_at_ms,
+            "expires_wall": proposal.expires_wall_ms, "mac": proposal.mac, "tries": rules.tries,
             "tag": phone_tags[0], "send": "pending", "former": dict(old, former=None) if old and is_live else None,
         }  # fmt: skip
         for one in (place, user.all):
-            one.texts[challenge_id] = now_ms
+            one.texts[proposal.challenge_id] = now_ms
         is_stranger = place is user.places.get("strangers")
-        return Begun(BeginState.NEW, challenge_id, user.counter, user.sealed, "pending", is_live=is_live,
+        return Begun(BeginState.NEW, proposal.challenge_id, user.counter, user.sealed, "pending", is_live=is_live,
                      is_stranger=is_stranger)  # fmt: skip
 
     @staticmethod
-    def _is_good(challenge: dict[str, Any], phone_tags: Any, now: int) -> bool:
-        return challenge["expires"] > now and challenge["tag"] in phone_tags
+    def _is_alive(challenge: dict[str, Any], now: int, wall: int) -> bool:
+        expires, expires_wall = int(challenge["expires"]), int(challenge["expires_wall"])
+        return now < expires and wall < expires_wall <= wall + LONGEST_LIFE_MS
 
     def settle_send(self, name: str, session: str, *, challenge_id: str, send: str, is_refused: bool,
                     source: str) -> None:  # fmt: skip
@@ -137,36 +150,41 @@ class Model:
             if is_refused and former:
                 user.challenges[session] = former
 
-    def take_try(self, name: str, session: str, *, now_ms: int, try_id: str, phone_tags: Any, rules: Rules,
-                 source: str) -> Taken:  # fmt: skip
+    def take_try(self, name: str, session: str, *, now_ms: int, wall_ms: int, try_id: str, phone_tags: Any,
+                 rules: Rules, source: str) -> Taken:  # fmt: skip
         user, place = self._find(name, source, now_ms)
         until, row = self._locked(user, place, now_ms)
         if until:
             return Taken(CheckState.LOCKED, until_ms=until, row=row)
         challenge = user.challenges.get(session)
-        if not challenge or not self._is_good(challenge, phone_tags, now_ms):
+        if challenge and not self._is_alive(challenge, now_ms, wall_ms):
+            challenge = user.challenges.pop(session) and None
+        if not challenge or challenge["tag"] not in phone_tags:
             return Taken(CheckState.NONE)
         if challenge["tries"] <= 0:
             return Taken(CheckState.SPENT, send=challenge["send"])
         challenge["tries"] -= 1
         self._count(user, place, try_id, now_ms)
         return Taken(CheckState.TRY, challenge["id"], challenge["counter"], user.sealed, challenge["tries"],
-                     challenge["send"])  # fmt: skip
+                     challenge["send"], phone_tag=challenge["tag"], expires_at_ms=challenge["expires"],
+                     expires_wall_ms=challenge["expires_wall"], mac=challenge["mac"])  # fmt: skip
 
-    @staticmethod
-    def _count(user: User, place: Place, try_id: str, now: int) -> None:
+    def _count(self, user: User, place: Place, try_id: str, now: int) -> None:
         place.row, place.row_at = place.row + 1, now
+        place.kept_until = now + max(ROW_MS, self.rules.lockout_max_ms)
         place.wrong[try_id] = user.all.wrong[try_id] = now
 
-    def consume(self, name: str, session: str, *, now_ms: int, challenge_id: str, try_id: str, is_right: bool,
-                rules: Rules, source: str) -> Taken:  # fmt: skip
+    def consume(self, name: str, session: str, *, now_ms: int, wall_ms: int, challenge_id: str, try_id: str,
+                is_right: bool, rules: Rules, source: str) -> Taken:  # fmt: skip
         user, place = self._find(name, source, now_ms)
         if place.locked_until > now_ms:
             return Taken(CheckState.LOCKED, until_ms=place.locked_until, row="wrong_in_a_row")
         challenge = user.challenges.get(session)
-        if not challenge or challenge["id"] != challenge_id or challenge["expires"] <= now_ms:
+        if not challenge or challenge["id"] != challenge_id:
             return Taken(CheckState.USED)
         del user.challenges[session]
+        if not self._is_alive(challenge, now_ms, wall_ms):
+            return Taken(CheckState.USED)
         for one in (user.all, *user.places.values()):
             one.texts.pop(challenge_id, None)
         self._forgive(user, place, source, now_ms, try_id)
@@ -179,22 +197,25 @@ class Model:
             return Taken(CheckState.LOCKED, until_ms=until, row="wrong_in_a_row")
         return Taken(CheckState.WRONG)
 
-    def take_recovery(self, name: str, session: str, *, now_ms: int, try_id: str, recovery_tags: Any, rules: Rules,
-                      source: str) -> Taken:  # fmt: skip
+    def take_recovery(self, name: str, session: str, *, now_ms: int, try_id: str, recovery_tags: Any,
+                      recovery_hashes: Any, rules: Rules, source: str) -> Taken:  # fmt: skip
         user, place = self._find(name, source, now_ms)
         until, row = self._locked(user, place, now_ms)
         if until:
             return Taken(CheckState.LOCKED, until_ms=until, row=row)
         self._count(user, place, try_id, now_ms)
-        if not user.recovery & set(recovery_tags):
-            return self.confirm_wrong(name, session, now_ms=now_ms, rules=rules, source=source)
-        user.recovery -= set(recovery_tags)
+        held = {tag: user.recovery[tag] for tag in recovery_tags if tag in user.recovery}
+        right = [tag for tag, value in held.items() if sha1(value.encode()).hexdigest() in recovery_hashes]
+        if not right:
+            ended = self.confirm_wrong(name, session, now_ms=now_ms, rules=rules, source=source)
+            return Taken(CheckState.VOID) if held and ended.state is CheckState.WRONG else ended
+        value = user.recovery.pop(right[-1])
         user.challenges.pop(session, None)
         self._forgive(user, place, source, now_ms, try_id)
-        return Taken(CheckState.PASS, tries_left=len(user.recovery))
+        return Taken(CheckState.PASS, tries_left=len(user.recovery), tag=right[-1], value=value)
 
-    def set_recovery(self, name: str, tags: Any, *, now_ms: int) -> None:
-        self.users.setdefault(name, User()).recovery = set(tags)
+    def set_recovery(self, name: str, values: dict[str, str]) -> None:
+        self.users.setdefault(name, User()).recovery = dict(values)
 
     def unlock(self, name: str) -> None:
         user = self.users.setdefault(name, User())

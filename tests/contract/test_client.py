@@ -45,7 +45,7 @@ from textgate.client import (
 )
 from textgate.errors import ConfigError, CredentialError, StoreUnavailable, TextgateError
 from textgate.secret import Secret
-from textgate.verifier import RECOVERY_PURPOSE, user_key
+from textgate.verifier import user_key
 
 # Debian 12's redis-py leaves the socket of a failed connect to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -219,8 +219,7 @@ def test_many_users_log_in_at_the_same_time(world: World) -> None:
 def test_recovery_code_stands_in_for_text(world: World, client: AuthClient) -> None:
     services = client._services
     key = user_key("alice")
-    tag = services.vault.tags(f"{key}:abcdefgh2345", purpose=RECOVERY_PURPOSE)[0]
-    services.store.set_recovery(key, [tag], now_ms=world.clock.now_ms())
+    services.verifier.new_recovery(key, [Secret("abcd-efgh-2345")])
     token = client.step_two(client.step_one("alice", PASSWORD), "ABCD-efgh-2345")
     assert client.verify_token(token).user == "alice"
     world.clock.move_ms(LATER_MS)
@@ -231,8 +230,7 @@ def test_recovery_code_stands_in_for_text(world: World, client: AuthClient) -> N
 def test_recovery_code_works_when_nothing_can_be_texted(world: World, client: AuthClient) -> None:
     services = client._services
     key = user_key("alice")
-    tag = services.vault.tags(f"{key}:abcdefgh2345", purpose=RECOVERY_PURPOSE)[0]
-    services.store.set_recovery(key, [tag], now_ms=world.clock.now_ms())
+    services.verifier.new_recovery(key, [Secret("abcd-efgh-2345")])
     world.fake.credit = world.fake.credit * 0
     with pytest.raises(GatewayRefused) as caught:
         client.step_one("alice", PASSWORD)
@@ -914,10 +912,52 @@ def test_revoked_token_is_refused_everywhere(world: World, client: AuthClient) -
         with pytest.raises(BadToken):
             some.verify_token(token)
     assert client.verify_token(other).user == "bob"
-    [key] = [
-        key for key in world.redis.client.keys("textgate:revoked:*") if world.redis.client.ttl(key) > USER_ID_LIFE_S
-    ]
-    assert world.redis.client.ttl(key) <= TOKEN_LIFE_S
+    ends_at_ms = [end for _, end in world.redis.client.zrange("textgate:revoked", 0, -1, withscores=True)]
+    assert max(ends_at_ms) == world.clock.now_ms() + TOKEN_LIFE_S * 1000
+
+
+def test_token_that_redis_forgot_to_be_revoked_ends_by_itself(world: World, client: AuthClient) -> None:
+    """What a Redis that was taken over can bring back, and for how long."""
+    token = world.log_in(client)
+    client.revoke(token)
+    world.redis.client.delete("textgate:revoked")
+    assert client.verify_token(token).user == "alice"
+    world.clock.move_ms(TOKEN_LIFE_S * 1000)
+    with pytest.raises(BadToken):
+        client.verify_token(token)
+
+
+@pytest.mark.parametrize("by_ms", [-TOKEN_LIFE_S * 2000, -1000])
+def test_token_and_id_that_have_ended_stay_so_when_the_clock_is_set_back(
+    world: World, client: AuthClient, by_ms: int
+) -> None:
+    user_id, token = client.step_one("bob", PASSWORD), world.log_in(client)
+    world.clock.move_ms(TOKEN_LIFE_S * 1000)
+    world.clock.jump_ms(by_ms)
+    with pytest.raises(BadToken):
+        client.verify_token(token)
+    with pytest.raises(CodeExpired):
+        client.resend(user_id)
+
+
+def test_revoked_token_stays_so_over_a_jump_of_the_clock(world: World, client: AuthClient) -> None:
+    token = world.log_in(client)
+    client.revoke(token)
+    world.clock.jump_ms(TOKEN_LIFE_S * 1000)
+    client.revoke(world.log_in(client, "bob", BOB))  # which lets go of what has ended
+    world.clock.jump_ms(-TOKEN_LIFE_S * 1000)
+    with pytest.raises(BadToken):
+        client.verify_token(token)
+
+
+def test_store_that_was_emptied_ends_the_tokens_of_before(world: World, client: AuthClient) -> None:
+    """Which of them were revoked, nobody knows any longer."""
+    token = world.log_in(client)
+    world.redis.client.flushall()
+    world.clock.move_ms(LATER_MS)
+    assert world.log_in(client, "bob", BOB)
+    with pytest.raises(BadToken):
+        client.verify_token(token)
 
 
 def test_keys_can_be_changed_without_losing_a_login(world: World, client: AuthClient) -> None:

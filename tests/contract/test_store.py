@@ -7,6 +7,8 @@ Edges are told apart by one millisecond; time is an argument, so nothing here wa
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +25,7 @@ from private_redis import PrivateRedis
 from textgate.config import CodesConfig, LimitsConfig, StoreConfig
 from textgate.errors import StoreUnavailable
 from textgate.limits import DAY_MS, Budget, Rules, Scope, SendRow, build_rules
-from textgate.store import DECOY_PREFIX, BeginState, Begun, CheckState, Store, Taken, encode_user
+from textgate.store import DECOY_PREFIX, BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
 from textgate.verifier import decoy_key
 
 RULES = build_rules(CodesConfig(), LimitsConfig())
@@ -34,6 +36,14 @@ KNOWN_MS = 90 * DAY_MS
 TAG = "k1.0123456789abcdef"
 ROOMY = replace(RULES, sends=(SendRow("day", DAY_MS, 10_000),), wrong_per_day=10_000, wrong_per_place=10_000)
 STRANGER = "192.0.2.7"
+COUNTERS = itertools.count(1)  # a verifier proposes the time
+
+
+def proposal(
+    challenge_id: str, counter: int, now_ms: int = START_MS, wall_ms: int = START_MS, rules: Rules = RULES
+) -> Proposal:
+    """What a verifier proposes, but for its proof, which the store doesn't look at."""
+    return Proposal(challenge_id, counter, now_ms + rules.life_ms, wall_ms + rules.life_ms, "mac")
 
 
 @dataclass
@@ -48,9 +58,18 @@ class Logins:
 
     def begin(self, user: str = "alice", session: str = "s1", **changes: Any) -> Begun:
         self._made += 1
+        now_ms = changes.get("now_ms", self.now_ms)
+        wall_ms = changes.get("wall_ms", now_ms)
         arguments: dict[str, Any] = {
             "now_ms": self.now_ms,
-            "challenge_id": f"challenge-{self._made}",
+            "wall_ms": wall_ms,
+            "proposal": proposal(
+                changes.pop("challenge_id", f"challenge-{self._made}"),
+                changes.pop("counter", next(COUNTERS)),
+                now_ms,
+                wall_ms,
+                changes.get("rules", self.rules),
+            ),
             "phone_tags": [TAG],
             "rules": self.rules,
             "sealed": "sealed",
@@ -64,6 +83,7 @@ class Logins:
         self._made += 1
         arguments: dict[str, Any] = {
             "now_ms": self.now_ms,
+            "wall_ms": changes.get("now_ms", self.now_ms),
             "try_id": f"try-{self._made}",
             "phone_tags": [TAG],
             "rules": self.rules,
@@ -74,6 +94,7 @@ class Logins:
     def consume(self, challenge_id: str, user: str = "alice", session: str = "s1", **changes: Any) -> Taken:
         arguments: dict[str, Any] = {
             "now_ms": self.now_ms,
+            "wall_ms": changes.get("now_ms", self.now_ms),
             "challenge_id": challenge_id,
             "try_id": f"try-{self._made}",  # of the last `take`
             "rules": self.rules,
@@ -134,7 +155,8 @@ def logins(redis_server: PrivateRedis) -> Iterator[Logins]:
 
 def test_begin_makes_a_challenge_and_the_first_secret(logins: Logins) -> None:
     store = logins.store
-    arguments: dict[str, Any] = {"now_ms": START_MS, "challenge_id": "c", "phone_tags": [TAG], "rules": RULES}
+    arguments: dict[str, Any] = {"now_ms": START_MS, "wall_ms": START_MS, "phone_tags": [TAG], "rules": RULES}
+    arguments["proposal"] = proposal("c", 1)
     assert store.begin("alice", "s1", **arguments) is None  # no secret yet: nothing was made
     assert store.begin("alice", "s1", **arguments, sealed="sealed-1") == Begun(
         BeginState.NEW, "c", 1, "sealed-1", "pending"
@@ -223,17 +245,38 @@ def test_counter_only_goes_up(logins: Logins) -> None:
             assert logins.consume(begun.challenge_id, session=f"s{number % 3}").state is CheckState.PASS
         if number % 5 == 0:
             logins.settle(begun.challenge_id, "refused:busy", session=f"s{number % 3}")
-    assert counters == list(range(1, 31))
+    assert counters == sorted(set(counters))
+    assert len(counters) == 30
+
+
+@pytest.mark.parametrize("held", ["7", "1700000000000", str(2**53 - 2)])
+def test_counter_that_was_used_is_never_taken_again(logins: Logins, redis_server: PrivateRedis, held: str) -> None:
+    redis_server.client.hset("textgate:{alice}:hotp", mapping={"secret": "sealed", "counter": held})
+    for counter in (int(held), int(held) - 1, 0, -5):
+        begun = logins.begin(counter=counter)
+        assert (begun.state, begun.counter) == (BeginState.COUNTER_USED, int(held))
+    assert not redis_server.client.exists("textgate:{alice}:challenge:s1")
+    begun = logins.begin(counter=int(held) + 1)
+    assert (begun.state, begun.counter) == (BeginState.NEW, int(held) + 1)
+    assert redis_server.client.hget("textgate:{alice}:hotp", "counter") == str(int(held) + 1)
+    assert logins.take().counter == int(held) + 1
+
+
+def test_counter_at_the_end_of_what_lua_can_count_is_a_denial(logins: Logins, redis_server: PrivateRedis) -> None:
+    redis_server.client.hset("textgate:{alice}:hotp", mapping={"secret": "sealed", "counter": str(2**53 - 1)})
+    with pytest.raises(StoreUnavailable):
+        logins.begin(counter=2**53)
 
 
 def test_secret_and_counter_live_and_die_together(logins: Logins, redis_server: PrivateRedis) -> None:
-    logins.begin()
-    assert redis_server.client.hgetall("textgate:{alice}:hotp") == {"secret": "sealed", "counter": "1"}
+    begun = logins.begin()
+    kept = {"secret": "sealed", "counter": str(begun.counter)}
+    assert redis_server.client.hgetall("textgate:{alice}:hotp") == kept
     redis_server.client.delete("textgate:{alice}:hotp")
     assert logins.take().state is CheckState.NONE  # the code under way is dead
     logins.wait(MINUTE_MS)
     renewed = logins.begin(is_anew=True, sealed="another")
-    assert (renewed.sealed, renewed.counter) == ("another", 1)
+    assert (renewed.sealed, renewed.counter) == ("another", begun.counter + 1)
 
 
 # --- The limits on texts, each at its edge ---
@@ -797,6 +840,15 @@ def test_refused_text_is_given_back_whoever_asked(logins: Logins) -> None:
 # --- Recovery codes ---
 
 
+def _values(*tags: str) -> dict[str, str]:
+    """What is kept beside these keyed hashes: the store doesn't know how it is made."""
+    return {tag: f"value of {tag}" for tag in tags}
+
+
+def _hashes(tags: Sequence[str]) -> list[str]:
+    return [hashlib.sha1(value.encode()).hexdigest() for value in _values(*tags).values()]
+
+
 def _recover(logins: Logins, tags: list[str], session: str = "s1", user: str = "alice") -> Taken:
     logins._made += 1
     return logins.store.take_recovery(
@@ -805,48 +857,61 @@ def _recover(logins: Logins, tags: list[str], session: str = "s1", user: str = "
         now_ms=logins.now_ms,
         try_id=f"try-{logins._made}",
         recovery_tags=tags,
+        recovery_hashes=_hashes(tags),
         rules=logins.rules,
         source=logins.source,
     )
 
 
 def test_recovery_code_passes_once(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a", "k1.b", "k1.c"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a", "k1.b", "k1.c"))
     passed = _recover(logins, ["k1.a"])
     assert (passed.state, passed.tries_left) == (CheckState.PASS, 2)
+    assert (passed.tag, passed.value) == ("k1.a", "value of k1.a")
     assert logins.store.count_recovery("alice") == 2
     assert _recover(logins, ["k1.a"]).state is CheckState.WRONG
 
 
+def test_recovery_code_with_another_value_is_void_and_counted(logins: Logins, redis_server: PrivateRedis) -> None:
+    """One of an earlier version, of an earlier epoch, or one that somebody wrote into Redis."""
+    for value in ("1700000000000", "", "value of k1.b"):
+        redis_server.client.hset("textgate:{alice}:recovery", "k1.a", value)
+        assert _recover(logins, ["k1.a"]).state is CheckState.VOID
+    for _ in range(2):
+        last = _recover(logins, ["k1.a"]).state
+    assert last is CheckState.LOCKED
+    assert logins.store.count_recovery("alice") == 1
+
+
 def test_recovery_code_is_its_users_own(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a"))
     assert _recover(logins, ["k1.a"], user="bob").state is CheckState.WRONG
     assert logins.store.count_recovery("alice") == 1
 
 
 def test_recovery_code_made_under_an_older_key_passes(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a"))
     assert _recover(logins, ["k2.x", "k1.a"]).state is CheckState.PASS
 
 
 def test_recovery_ends_the_challenge_that_was_not_needed(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a"))
     logins.begin()
     assert _recover(logins, ["k1.a"]).state is CheckState.PASS
     assert logins.take().state is CheckState.NONE
 
 
 def test_new_recovery_codes_make_the_former_ones_void(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a"], now_ms=START_MS)
-    logins.store.set_recovery("alice", ["k1.b"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a"))
+    logins.store.set_recovery("alice", _values("k1.b"))
     assert _recover(logins, ["k1.a"]).state is CheckState.WRONG
-    logins.store.set_recovery("alice", [], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values())
     assert logins.store.count_recovery("alice") == 0
     assert _recover(logins, ["k1.b"]).state is CheckState.WRONG
 
 
 def test_wrong_recovery_codes_are_counted_and_lock_out(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a"))
     for _ in range(4):
         assert _recover(logins, ["k1.x"]).state is CheckState.WRONG
     assert _recover(logins, ["k1.x"]).state is CheckState.LOCKED
@@ -861,7 +926,7 @@ def test_wrong_texted_and_recovery_codes_fill_one_row(logins: Logins) -> None:
 
 
 def test_recovery_codes_stay_over_an_unlock(logins: Logins) -> None:
-    logins.store.set_recovery("alice", ["k1.a"], now_ms=START_MS)
+    logins.store.set_recovery("alice", _values("k1.a"))
     logins.store.unlock("alice")
     assert logins.store.count_recovery("alice") == 1
 
@@ -1009,24 +1074,28 @@ def _fill(logins: Logins) -> None:
             logins.guess_wrong_times(2, user)
     logins.source = "192.0.2.1"
     logins.pass_through("bob")
-    logins.store.set_recovery("bob", ["k1.a"], now_ms=START_MS)
+    logins.store.set_recovery("bob", _values("k1.a"))
     logins.store.charge([Budget(Scope.HOST, "here", MINUTE_MS, 5, 1)], now_ms=logins.now_ms)
-    logins.store.revoke_token("token", life_ms=1000)
+    logins.store.revoke_token("token", now_ms=START_MS, ends_at_ms=START_MS + 1000)
     logins.guess_wrong_times(5, "bob")
 
 
 def test_every_key_has_a_life_but_secrets_and_recovery_codes(logins: Logins, redis_server: PrivateRedis) -> None:
     _fill(logins)
     lives = {key: redis_server.client.pttl(key) for key in redis_server.client.scan_iter(count=1000)}
+    lives.pop("textgate:store", None)
     for_ever = {key for key, life_ms in lives.items() if life_ms == -1}
     decoy = decoy_key("nobody-here")
-    assert for_ever == {"textgate:{alice}:hotp", "textgate:{bob}:hotp", "textgate:{bob}:recovery"}
+    users = {"textgate:{alice}:hotp", "textgate:{bob}:hotp", "textgate:{bob}:recovery"}
+    assert for_ever == users | {"textgate:revoked"}  # what is in that one ends by the store's time
     assert 0 < lives[f"textgate:{{{decoy}}}:hotp"] <= 2 * DAY_MS
     for key, life_ms in lives.items():
         if ":challenge:" in key:
             assert LIFE_MS < life_ms <= LIFE_MS + MINUTE_MS, key
-        if key.endswith((":wrong", ":unanswered")):
-            assert DAY_MS < life_ms <= 2 * DAY_MS, key
+        if key.endswith((":wrong", ":unanswered", ":guard", ":known")):
+            # Redis counts by its machine's clock: no jump of less than a year forgets anything of a user's.
+            low, high = (DAY_MS, 2 * DAY_MS) if decoy in key else (399 * DAY_MS, 400 * DAY_MS)
+            assert low < life_ms <= high, key
 
 
 def test_all_keys_of_a_user_share_one_hash_tag(logins: Logins, redis_server: PrivateRedis) -> None:
@@ -1051,6 +1120,18 @@ def test_lockout_is_kept_as_long_as_it_lasts(logins: Logins, redis_server: Priva
     logins.rules = replace(ROOMY, lockout_ms=6 * DAY_MS, lockout_max_ms=7 * DAY_MS)
     locked = logins.guess_wrong_times(5)
     assert redis_server.client.pttl("textgate:{alice}:at:here:guard") > locked.until_ms - logins.now_ms
+    logins.wait(7 * DAY_MS)
+    assert logins.guess_wrong_times(5).until_ms == logins.now_ms + 7 * DAY_MS
+
+
+def test_row_and_level_are_forgotten_two_days_after_the_last_wrong_code(logins: Logins) -> None:
+    logins.rules = ROOMY
+    logins.guess_wrong_times(4)
+    logins.wait(2 * DAY_MS - 1)
+    assert logins.guess_wrong_times(1).state is CheckState.LOCKED
+    logins.wait(2 * DAY_MS)
+    assert logins.guess_wrong_times(4).state is CheckState.WRONG
+    assert logins.guess_wrong_times(1).until_ms == logins.now_ms + RULES.lockout_ms
 
 
 @pytest.mark.parametrize("is_corrected", [False, True])
@@ -1059,7 +1140,9 @@ def test_budget_is_kept_as_long_as_it_counts(logins: Logins, redis_server: Priva
     logins.store.charge([budget], now_ms=START_MS)
     if is_corrected:
         logins.store.adjust([(budget, 1)], charged_at_ms=START_MS)
-    assert redis_server.client.pttl("textgate:budget:host:{here}") > DAY_MS + DAY_MS // 24
+    assert redis_server.client.pttl("textgate:budget:host:{here}") > 400 * DAY_MS + DAY_MS // 24
+    logins.store.charge([replace(budget, scope=Scope.SOURCE)], now_ms=START_MS)
+    assert 3 * DAY_MS < redis_server.client.pttl("textgate:budget:source:{here}") <= 4 * DAY_MS
 
 
 HOSTILE = [
@@ -1097,7 +1180,7 @@ def test_hostile_names_never_share_a_key(logins: Logins, redis_server: PrivateRe
     begun = {}
     for number, name in enumerate(HOSTILE):
         answer = logins.begin(encode_user(name), "s1", challenge_id=f"of-{number}", sealed=f"secret-{number}")
-        assert (answer.state, answer.counter, answer.sealed) == (BeginState.NEW, 1, f"secret-{number}")
+        assert (answer.state, answer.sealed) == (BeginState.NEW, f"secret-{number}")
         begun[name] = answer
     for name, answer in begun.items():
         assert logins.take(encode_user(name)).challenge_id == answer.challenge_id
@@ -1141,12 +1224,25 @@ def test_two_hundred_right_codes_at_once_pass_once(redis_server: PrivateRedis) -
 
     def check(number: int) -> CheckState:
         taken = store.take_try(
-            "alice", "s1", now_ms=START_MS, try_id=f"t{number}", phone_tags=[TAG], rules=rules, source=""
+            "alice",
+            "s1",
+            now_ms=START_MS,
+            wall_ms=START_MS,
+            try_id=f"t{number}",
+            phone_tags=[TAG],
+            rules=rules,
+            source="",
         )
         if taken.state is not CheckState.TRY:
             return taken.state
         return store.consume(
-            "alice", "s1", now_ms=START_MS, challenge_id=begun.challenge_id, try_id=f"t{number}", rules=rules
+            "alice",
+            "s1",
+            now_ms=START_MS,
+            wall_ms=START_MS,
+            challenge_id=begun.challenge_id,
+            try_id=f"t{number}",
+            rules=rules,
         ).state
 
     states = _at_once([lambda number=number: check(number) for number in range(200)])  # type: ignore[misc]
@@ -1164,7 +1260,14 @@ def test_guesses_from_many_sessions_at_once_never_outrun_the_limit(redis_server:
 
     def guess(number: int) -> tuple[CheckState, CheckState | None]:
         taken = store.take_try(
-            "alice", f"s{number}", now_ms=START_MS, try_id=f"t{number}", phone_tags=[TAG], rules=ROOMY, source=""
+            "alice",
+            f"s{number}",
+            now_ms=START_MS,
+            wall_ms=START_MS,
+            try_id=f"t{number}",
+            phone_tags=[TAG],
+            rules=ROOMY,
+            source="",
         )
         if taken.state is not CheckState.TRY:
             return taken.state, None
@@ -1186,7 +1289,8 @@ def test_begins_at_once_in_one_session_text_once(redis_server: PrivateRedis) -> 
             "alice",
             "s1",
             now_ms=START_MS,
-            challenge_id=f"c{number}",
+            wall_ms=START_MS,
+            proposal=proposal(f"c{number}", number + 1),
             phone_tags=[TAG],
             rules=RULES,
             sealed=f"secret-{number}",
@@ -1296,22 +1400,27 @@ def test_texts_at_once_never_outrun_a_budget(redis_server: PrivateRedis) -> None
 def _each_call(store: Store) -> dict[str, Callable[[], Any]]:
     """Every call of the store, by name, with arguments that would work."""
     common: dict[str, Any] = {"now_ms": START_MS, "rules": ROOMY}
+    clocks: dict[str, Any] = {"wall_ms": START_MS}
     tags: dict[str, Any] = {"phone_tags": [TAG]}
     return {
-        "begin": lambda: store.begin("alice", "s9", challenge_id="c9", sealed="x", **tags, **common),
+        "begin": lambda: store.begin(
+            "alice", "s9", proposal=proposal("c9", 10**9), sealed="x", **clocks, **tags, **common
+        ),
         "settle_send": lambda: store.settle_send(
             "alice", "s1", challenge_id="challenge-1", send="refused:x", is_refused=True
         ),
-        "take_try": lambda: store.take_try("alice", "s1", try_id="t", **tags, **common),
-        "consume": lambda: store.consume("alice", "s1", challenge_id="challenge-1", try_id="t", **common),
+        "take_try": lambda: store.take_try("alice", "s1", try_id="t", **clocks, **tags, **common),
+        "consume": lambda: store.consume("alice", "s1", challenge_id="challenge-1", try_id="t", **clocks, **common),
         "confirm_wrong": lambda: store.confirm_wrong("alice", "s1", **common),
-        "take_recovery": lambda: store.take_recovery("alice", "s1", try_id="t", recovery_tags=["k1.a"], **common),
-        "set_recovery": lambda: store.set_recovery("alice", ["k1.a"], now_ms=START_MS),
+        "take_recovery": lambda: store.take_recovery(
+            "alice", "s1", try_id="t", recovery_tags=["k1.a"], recovery_hashes=["x"], **common
+        ),
+        "set_recovery": lambda: store.set_recovery("alice", _values("k1.a")),
         "count_recovery": lambda: store.count_recovery("alice"),
         "unlock": lambda: store.unlock("alice"),
         "charge": lambda: store.charge([_budget()], now_ms=START_MS),
         "adjust": lambda: store.adjust([(_budget(), 1)], charged_at_ms=START_MS),
-        "revoke_token": lambda: store.revoke_token("t", life_ms=1000),
+        "revoke_token": lambda: store.revoke_token("t", now_ms=START_MS, ends_at_ms=START_MS + 1000),
         "is_token_revoked": lambda: store.is_token_revoked("t"),
         "health": store.health,
     }
@@ -1513,7 +1622,7 @@ def test_used_challenge_stays_used_over_a_crash_of_redis(redis_server: PrivateRe
     assert logins.consume(begun.challenge_id).state is CheckState.USED
     assert logins.take().state is CheckState.NONE
     logins.wait(MINUTE_MS)
-    assert logins.begin().counter == begun.counter + 1
+    assert logins.begin(counter=begun.counter).state is BeginState.COUNTER_USED
 
 
 def test_scripts_survive_being_flushed(redis_server: PrivateRedis, logins: Logins) -> None:
@@ -1650,8 +1759,18 @@ def test_url_that_cannot_be_used_is_refused_when_the_store_is_made(url: str) -> 
 
 
 def test_revoked_token_is_remembered_for_its_life(redis_server: PrivateRedis, logins: Logins) -> None:
-    assert not logins.store.is_token_revoked("t1")
-    logins.store.revoke_token("t1", life_ms=50_000)
+    store = logins.store
+    assert not store.is_token_revoked("t1")
+    store.revoke_token("t1", now_ms=START_MS, ends_at_ms=START_MS + 50_000)
+    assert store.is_token_revoked("t1")
+    assert not store.is_token_revoked("t2")
+    store.revoke_token("t2", now_ms=START_MS + 49_999, ends_at_ms=START_MS + 90_000)
+    assert store.is_token_revoked("t1")
+    store.revoke_token("t3", now_ms=START_MS + 50_000, ends_at_ms=START_MS + 90_000)
+    assert not store.is_token_revoked("t1")
+    assert redis_server.client.pttl("textgate:revoked") == -1  # a jump of Redis' clock forgets none
+
+
+def test_token_that_an_earlier_version_revoked_is_revoked(redis_server: PrivateRedis, logins: Logins) -> None:
+    redis_server.client.set("textgate:revoked:t1", "1", px=50_000)
     assert logins.store.is_token_revoked("t1")
-    assert not logins.store.is_token_revoked("t2")
-    assert 0 < redis_server.client.pttl("textgate:revoked:t1") <= 50_000

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from fakes import (
-    START_MS,
     DirectSender,
     FakeAccounts,
     FakeClock,
@@ -41,7 +40,9 @@ from textgate.policy import Account
 from textgate.protocol import Reply, Why, Word
 from textgate.secret import Secret
 from textgate.session import Session
+from textgate.spent import Spent
 from textgate.store import Store
+from textgate.store_clock import StoreClock
 from textgate.vault import Vault, new_key_line, parse_keys
 from textgate.verifier import (
     RECOVERY_PURPOSE,
@@ -86,7 +87,9 @@ class Door:
     """Everything a login meets. `configure` is a reload: state stays, rules change."""
 
     def __init__(self, url: str) -> None:
-        self.clock = FakeClock()
+        self.clock: Any = FakeClock()
+        self.history: StoreClock | None = None
+        self.spent = Spent()
         self.gateway = FakeGateway()
         self.sender: Any = DirectSender()
         self.alarms = Alarms()
@@ -133,6 +136,8 @@ class Door:
             alarm=self.alarms,
             pace=self.pace,
             unsent=self.unsent,
+            history=self.history,
+            spent=self.spent,
             pause=self.pauses.append,
             is_store_away=lambda: self.is_store_away,
         )
@@ -1114,10 +1119,9 @@ def test_pretended_texts_cost_nothing_but_their_address(door: Door) -> None:
 
 
 def _give_recovery_code(door: Door, user: str) -> str:
-    code = codes.new_recovery_code().reveal()
-    tags = door.verifier.recovery_tags(user_key(user), codes.normalise(code))
-    door.store.set_recovery(user_key(user), tags[:1], now_ms=START_MS)
-    return code
+    code = codes.new_recovery_code()
+    door.verifier.new_recovery(user_key(user), [code])
+    return code.reveal()
 
 
 def test_recovery_code_lets_in_once(door: Door) -> None:

@@ -80,6 +80,13 @@ class RedisServer:
         """Empty it, as if all its data were lost."""
         self.client.flushall()
 
+    def clear(self) -> None:
+        """Empty it but for the record of its history: the daemon, which runs on, would take it for lost."""
+        record = self.client.hgetall("textgate:store")
+        self.client.flushall()
+        if record:
+            self.client.hset("textgate:store", mapping=record)
+
     def set_readonly(self, is_readonly: bool) -> None:
         """Refuse writes (READONLY), as a replica does, or take them again."""
         # Port 1 answers to nobody: a replica without a master keeps what it has.
@@ -96,7 +103,7 @@ class RedisServer:
         self.resume()
         self.set_readonly(False)
         self.set_full(False)
-        self.flush()
+        self.clear()
 
     def close(self) -> None:
         """End it and remove its data."""

@@ -25,6 +25,7 @@ from textgate.errors import ProtocolError, StoreUnavailable, TextgateError, Vaul
 from textgate.gateway_outcomes import Credit, Outcome, SendReason
 from textgate.peercred import PeerCred
 from textgate.protocol import Reply, Why, Word
+from textgate.seen import Seen
 from textgate.store import StoreHealth
 
 WITHIN_S = 20.0
@@ -91,12 +92,14 @@ class Desk:
         self.verifier, self.store, self.gateway = Verifier(), Store(), FakeGateway()
         self.reload_error: Exception | None = None
         config = Config(path="/etc/test.toml", limits=LimitsConfig(allowed_countries=("DK",)))
+        self.seen = SimpleNamespace(seen=Seen())
         services: Any = SimpleNamespace(
             config=config,
             verifier=self.verifier,
             store=self.store,
             gateway=self.gateway,
             vault=SimpleNamespace(current_key="k1"),
+            history=self.seen,
         )
         monkeypatch.setattr(admin_desk, "peer_credentials", lambda _connection: PeerCred(1, uid, 1000))
         audit = self.journal.audit
@@ -300,7 +303,9 @@ def test_status_shows_everything(desk: Desk) -> None:
     result = desk.ask("status")["result"]
     assert result["config"] == "/etc/test.toml"
     assert result["counts"] == {"reply_pass": 2}
-    assert result["store"] == {"is_up": True, "version": "7.0.15", "is_durable": True, "used_memory_bytes": 1000}
+    noticed = {"noticed": None, "noticed_at": None}
+    health = {"version": "7.0.15", "is_durable": True, "used_memory_bytes": 1000}
+    assert result["store"] == {"is_up": True, **health, **noticed}
     assert result["gateway"] == {
         "is_up": True,
         "reason": "accepted",
@@ -315,8 +320,15 @@ def test_status_tells_what_is_away(desk: Desk) -> None:
     desk.store.error = StoreUnavailable("redis: ConnectionError")
     desk.gateway.amount = None
     result = desk.ask("status")["result"]
-    assert result["store"] == {"is_up": False, "error": "redis: ConnectionError"}
+    noticed = {"noticed": None, "noticed_at": None}
+    assert result["store"] == {"is_up": False, "error": "redis: ConnectionError", **noticed}
     assert (result["gateway"]["is_up"], result["gateway"]["reason"]) == (False, "unreachable")
+
+
+def test_status_tells_that_the_store_went_back(desk: Desk) -> None:
+    desk.seen.seen = Seen("id", 2, 9, 9, noticed="older", noticed_at_s=1_700_000_000)
+    result = desk.ask("status")["result"]
+    assert (result["store"]["noticed"], result["store"]["noticed_at"]) == ("older", 1_700_000_000)
 
 
 def test_status_does_not_call_an_api_down_that_cannot_be_asked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,11 @@ def _status(**changes: dict[str, Any]) -> bytes:
     ("answer", "exit_code", "words"),
     [
         (_status(), 0, ["7.0.15, durable", "ok, credit 25.00 DKK", "passed 7", "denied 2", "overloads 1"]),
+        (
+            _status(store={"noticed": "older", "noticed_at": int(time.time())}),
+            0,
+            ["Redis' data were older", "void"],
+        ),
         (_status(store={"is_durable": False}), 0, ["NOT DURABLE: set appendonly yes"]),
         (_ok(STATUS | {"store": {"is_up": False, "error": "redis: TimeoutError"}}), 1, ["AWAY: redis: TimeoutError"]),
         (_status(gateway={"is_up": False, "reason": "credit"}), 1, ["NOT USABLE: credit"]),

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -376,6 +377,10 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     ),
     "redis forgets": (
         lambda w: _set(w, store_is_durable=False), "redis", Level.WARNING, "write each change", "appendfsync always",
+    ),
+    "redis went back": (
+        lambda w: _set(w, store_noticed="older", store_noticed_at=int(time.time()) - 60),
+        "redis", Level.WARNING, "older than what textgated had seen", "textgate recovery USER",
     ),
     "redis lets do anything": (
         lambda w: setattr(w.redis, "answer", b"*0\r\n"), "redis", Level.WARNING, "any command", RESTART,

@@ -10,7 +10,7 @@ from textgate.audit import Event
 
 ROOT = Path(__file__).resolve().parents[2]
 # What store.py calls outside of the scripts (redis-py's names for them), and what redis-py sends for it.
-DIRECT = {"del", "hset", "hlen", "zrange", "scan", "hget", "set", "exists", "info"}
+DIRECT = {"del", "hset", "hlen", "hgetall", "zrange", "zscore", "scan", "hget", "exists", "info"}
 MACHINERY = {"ping", "script|load", "script|exists", "evalsha", "multi", "exec"}
 
 

@@ -2,7 +2,8 @@
 -- Takes an amount from one budget, if it has that much left. The window slides: it is cut into slices, and a slice
 -- counts until all of it is past. So no window's length of time, wherever it starts, ever holds more than `most`; and
 -- what was spent counts for a window, and for at most one slice longer.
--- KEYS[1]: the budget, a hash of slices. ARGV: now_ms, window_ms, most, amount, 1 to take it or 0 to ask only.
+-- KEYS[1]: the budget, a hash of slices. ARGV: now_ms (the store's time), window_ms, most, amount, 1 to take it or 0 to
+-- ask only, ms after which Redis may clean it up.
 -- Out: 0 if there is room for the amount, else when to try again (ms).
 local now, window_ms, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local amount, takes = tonumber(ARGV[4]), ARGV[5] == '1'
@@ -41,6 +42,6 @@ if over > 0 then
 end
 if takes and amount > 0 then
     redis.call('HINCRBY', KEYS[1], slice, amount)
-    redis.call('PEXPIRE', KEYS[1], 2 * window_ms)
+    redis.call('PEXPIRE', KEYS[1], ARGV[6])
 end
 return 0

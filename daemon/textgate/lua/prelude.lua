@@ -1,15 +1,18 @@
 -- SPDX-License-Identifier: MIT
 -- Stands before every script of a login. Names the keys and arguments, and holds the one rule on who is locked out.
--- ARGV[1] is a JSON object of named arguments; times are whole milliseconds since 1970 by the daemon's clock.
+-- ARGV[1] is a JSON object of named arguments; times are whole milliseconds. `now` is the store's time, which no jump of
+-- a clock moves (tick.lua); `wall` is the clock of the daemon's machine, by which a code ends as well.
 local HOTP, CHALLENGE, KNOWN, RECOVERY, ALL_WRONG, ALL_UNANSWERED = unpack(KEYS, 1, 6)
 local arg = cjson.decode(ARGV[1])
-local now = arg.now_ms
+local now, wall = arg.now_ms, arg.wall_ms
 local DAY_MS = 86400000
-local KEEP_MS = 2 * DAY_MS   -- longer than any window and any default lockout
+local KEEP_MS = 2 * DAY_MS   -- a row and a level are forgotten so long after the last wrong code, or after twice the lockout
+local TTL_MS = 400 * DAY_MS  -- Redis counts it by its machine's clock: no jump of less than that forgets anything
 local IN_FLIGHT_MS = 15000   -- a check that took a try and said nothing for so long has died
 local LONGEST_LIFE_MS = 660000 -- of a code, and a minute: what ends later than that is of a clock that was set back
 local KNOWN_MS = 90 * DAY_MS -- how long an address stays known after a right code from it
-local CHALLENGE_FIELDS = {'id', 'counter', 'expires_at_ms', 'tries_left', 'phone_tag', 'send'}
+local CHALLENGE_FIELDS = {'id', 'counter', 'expires_at_ms', 'tries_left', 'phone_tag', 'send', 'expires_wall_ms', 'mac'}
+local is_decoy = string.find(HOTP, '{~', 1, true) -- of a name that NSS doesn't know: nobody can pass, anybody can make one
 
 local function number(value) return tonumber(value or '') or 0 end
 
@@ -20,9 +23,11 @@ local function has(list, value)
     return false
 end
 
-local function is_in_life(expires_at_ms)
-    local at = number(expires_at_ms)
-    return at > now and at <= now + LONGEST_LIFE_MS
+-- Whether a code is alive by both clocks: whichever is further on ends it. One of an earlier version has no wall.
+local function is_in_life(expires_at_ms, expires_wall_ms)
+    local at, at_wall = number(expires_at_ms), number(expires_wall_ms)
+    if at <= now or at > now + LONGEST_LIFE_MS then return false end
+    return not expires_wall_ms or (at_wall > wall and at_wall <= wall + LONGEST_LIFE_MS)
 end
 
 -- Each place counts for itself: the machine (sudo, su), every address that a right code came from, and all addresses
@@ -33,8 +38,16 @@ local OURS, OTHERS = is_known and 7 or 10, is_known and 10 or 7
 local GUARD, WRONG, UNANSWERED = unpack(KEYS, OURS, OURS + 2)
 local OTHER_WRONG, OTHER_UNANSWERED = KEYS[OTHERS + 1], KEYS[OTHERS + 2]
 
--- Keep a key of this user at least as long as what it guards.
-local function keep(key, at_least_ms) redis.call('PEXPIRE', key, math.max(KEEP_MS, at_least_ms or 0)) end
+-- Let Redis clean a key up one day. What has ended is told by the times within.
+local function keep(key) redis.call('PEXPIRE', key, is_decoy and KEEP_MS or TTL_MS) end
+
+-- Keep GUARD's row and level as long as what they guard; then they are forgotten, by the store's time.
+local function keep_guard(at_least_ms)
+    redis.call('HSET', GUARD, 'kept_until_ms', now + math.max(KEEP_MS, at_least_ms))
+    keep(GUARD)
+end
+local kept_until_ms = number(redis.call('HGET', GUARD, 'kept_until_ms'))
+if kept_until_ms > 0 and kept_until_ms <= now then redis.call('DEL', GUARD) end
 
 -- Write something down in logs, and take it out of them.
 local function note(member, ...)
@@ -64,7 +77,7 @@ local function lock()
     local level = redis.call('HINCRBY', GUARD, 'level', 1)
     local length_ms = math.min(arg.lockout_ms * 2 ^ math.min(level - 1, 40), arg.lockout_max_ms)
     redis.call('HSET', GUARD, 'locked_until_ms', now + length_ms, 'row', 0)
-    keep(GUARD, 2 * length_ms)
+    keep_guard(2 * length_ms)
     return now + length_ms
 end
 
@@ -98,7 +111,7 @@ end
 local function count_wrong()
     redis.call('HINCRBY', GUARD, 'row', 1)
     redis.call('HSET', GUARD, 'row_at_ms', now)
-    keep(GUARD, arg.lockout_max_ms)
+    keep_guard(arg.lockout_max_ms)
     note(arg.try_id, WRONG, ALL_WRONG)
 end
 
@@ -115,6 +128,6 @@ local function forgive()
     if arg.source ~= '' then
         redis.call('ZADD', KNOWN, now, arg.source)
         redis.call('ZREMRANGEBYRANK', KNOWN, 0, -33) -- the 32 newest
-        redis.call('PEXPIRE', KNOWN, KNOWN_MS)
+        keep(KNOWN)
     end
 end

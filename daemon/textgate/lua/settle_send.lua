@@ -6,7 +6,10 @@ if redis.call('HGET', CHALLENGE, 'id') ~= arg.challenge_id then return {'gone'} 
 redis.call('HSET', CHALLENGE, 'send', arg.send)
 local former = arg.is_refused and redis.call('HGET', CHALLENGE, 'former')
 if former then
-    for place, value in ipairs(cjson.decode(former)) do redis.call('HSET', CHALLENGE, CHALLENGE_FIELDS[place], value) end
+    for place, value in ipairs(cjson.decode(former)) do
+        local field = CHALLENGE_FIELDS[place]
+        if value then redis.call('HSET', CHALLENGE, field, value) else redis.call('HDEL', CHALLENGE, field) end
+    end
 end
 redis.call('HDEL', CHALLENGE, 'former')
 return {'settled'}
