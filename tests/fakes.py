@@ -15,13 +15,23 @@ from decimal import Decimal
 
 from textgate.accounts import AccountsError
 from textgate.audit import Audit, Priority
+from textgate.decoys import decoy_key
 from textgate.errors import DirectoryError
 from textgate.gateway_outcomes import Credit, Outcome, SendReason, SendResult
 from textgate.msisdn import Msisdn
 from textgate.policy import Account
 from textgate.secret import Secret
+from textgate.vault import Vault, parse_keys
 
 START_MS = 1_700_000_000_000  # some time in November 2023, in whole milliseconds
+
+
+VAULT = Vault(parse_keys(Secret("k1:" + "5a" * 32)))
+
+
+def decoy_of(name: str) -> str:
+    """The decoy of a name under VAULT."""
+    return decoy_key(name, VAULT)
 
 
 class FakeClock:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .audit import Audit, Event, Priority
-from .printable import printable_field
 
 WRITTEN = 5  # of one kind in a window
 WINDOW_S = 300.0
@@ -47,23 +46,23 @@ class Digest:
 
     def event(self, event: Event, message: str, *, priority: Priority = Priority.INFO, **fields: object) -> None:
         """As `Audit.event`. Events are of one kind when all that is said here is the same."""
-        shown = {name: printable_field(str(value)) for name, value in fields.items() if value is not None}
+        said = {name: str(value) for name, value in fields.items() if value is not None}
         self.flush(only_ended=True)
         with self._lock:
-            kind = self._kind(event, message, priority, shown)
+            kind = self._kind(event, message, priority, said)
             kind.written += 1
             if kind.written > WRITTEN:
                 kind.counted += 1
                 if kind.counted == 1:
                     self._later(WINDOW_S, self._flush_ended)
                 return
-        self._audit.event(event, message, priority=priority, **shown)
+        self._audit.event(event, message, priority=priority, **said)
 
-    def _kind(self, event: Event, message: str, priority: Priority, shown: dict[str, str]) -> _Kind:
-        key: tuple[object, ...] = (event, message, priority, *sorted(shown.items()))
+    def _kind(self, event: Event, message: str, priority: Priority, said: dict[str, str]) -> _Kind:
+        key: tuple[object, ...] = (event, message, priority, *sorted(said.items()))
         if key not in self._kinds and len(self._kinds) >= KINDS:
-            key, shown = (event, message, priority), {}
-        return self._kinds.setdefault(key, _Kind(self._clock(), event, message, priority, shown))
+            key, said = (event, message, priority), {}
+        return self._kinds.setdefault(key, _Kind(self._clock(), event, message, priority, said))
 
     def _flush_ended(self) -> None:
         self.flush(only_ended=True)

@@ -29,12 +29,14 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from . import codes, texts, wiring
 from .accounts import NssAccounts
 from .audit import Audit, Event, Priority, choose_sink
+from .audit_digest import Digest
 from .config import DEFAULT_PATH, Config, config_from_mapping
 from .directory import build_directory
 from .errors import DirectoryError, MsisdnError, StoreUnavailable, TextgateError
 from .gateway import GatewayCredentials
-from .limits import HOUR_MS, Address, Budget, Scope, source_key
+from .limits import Address
 from .msisdn import Msisdn, parse_msisdn
+from .password_limits import PasswordLimits
 from .policy import Account
 from .protocol import Reply, Why, Word
 from .secret import Secret
@@ -45,7 +47,6 @@ from .verifier import (
     Attempt,
     Clock,
     Directory,
-    decoy_key,
     reseal_secrets,
     told,
     where,
@@ -80,12 +81,6 @@ USER_ID_LIFE_S = 900  # from password to token; more than the longest life of a 
 OPAQUE_MAX_LENGTH = 4096  # of what comes back from outside: an id or a token
 NAME_MAX_BYTES = 256
 PASSWORD_MAX_BYTES = 1024  # whatever checks it hashes it, which takes as long as it is long
-
-# Wrong passwords in any hour. A source can spend its own share of a user only, so that a stranger doesn't keep the
-# owner out; the last row bounds them all together.
-WRONG_PER_USER_AND_SOURCE = 20
-WRONG_PER_SOURCE = 200
-WRONG_PER_USER = 200
 
 WRONG_PASSWORD = "User name or password is not right."  # noqa: S105  # a sentence
 PASSWORDS_AWAY = "Passwords can't be checked at the moment. Try again later, or ask your administrator."
@@ -302,6 +297,8 @@ class AuthClient:
             directory=directory,
         )
         self._clock: Clock = clock or self._services.history
+        self._limits = PasswordLimits(self._services.store, self._services.vault)
+        self._digest = Digest(self._audit, self._services.alarms.after)
         self._user_ids = _sealer(self._services.vault.derive_keys("api-user-id"))
         self._tokens = _sealer(self._services.vault.derive_keys("api-token"))
 
@@ -364,14 +361,15 @@ class AuthClient:
     def close(self) -> None:
         """Finish the texts under way and let go of Redis and the gateway. Logins that come later are refused."""
         self._services.close()
+        self._digest.flush()
 
     # --- The two steps ---
 
     def step_one(self, username: str, password: str, *, source: str | None = None) -> str:
         """Check the password and text a code to the user's phone.
 
-        source: the client's address, for limits and journal, such as "192.0.2.7"; without it, strangers and the
-        owner share their limits.
+        source: the client's address, for limits and journal, such as "192.0.2.7". Without it the owner and strangers
+        share their limits, so that whoever knows a name can keep its owner out.
         Returns the id of the user that matched: opaque, good once, for a quarter of an hour; pass it to `step_two`.
         Raises WrongPassword, PasswordsAway, Locked, Throttled, Busy, GatewayRefused, GatewayUnknown, StoreAway;
         ValueError for a source that is no address, TypeError for a name or password that is no text.
@@ -480,16 +478,15 @@ class AuthClient:
 
     def _check_password(self, session: Session, password: Secret) -> None:
         """Return for the right password and for nothing else. Counted first, checked second."""
-        budgets, now_ms = self._password_budgets(session), self._now_ms()
-        refused = self._stored(lambda store: store.charge(budgets, now_ms=now_ms))
-        if refused is not None:
-            wait_s = max(0, refused[1] - now_ms) / 1000
+        now_ms = self._now_ms()
+        count = self._stored(lambda _: self._limits.take(session, is_name=_is_name(session.user), now_ms=now_ms))
+        if count.wait_ms:
+            wait_s = count.wait_ms / 1000
             self._note_refusal(session, "too many wrong passwords", "throttled_password")
             raise Throttled(f"Too many wrong passwords. Wait {texts.duration(wait_s)} and try again.", wait_s=wait_s)
         is_right = self._is_right(session.user, password)
         if is_right is not False:
-            paid = [(budget, -budget.amount) for budget in budgets]
-            self._stored(lambda store: store.adjust(paid, charged_at_ms=now_ms))
+            self._stored(lambda _: self._limits.give_back(count))
         if is_right is None:
             raise PasswordsAway(PASSWORDS_AWAY)
         if not is_right:
@@ -512,19 +509,6 @@ class AuthClient:
             return answer
         self._note_fault("the password check answered neither True nor False", type(answer).__name__, None)
         return None
-
-    def _password_budgets(self, session: Session) -> tuple[Budget, ...]:
-        """What a password is paid from; a right one is paid back. The name as typed, which may be a password in the
-        wrong field, stands there only as a keyed hash."""
-        user = self._services.vault.tags(decoy_key(session.user), purpose="api-password")[0]
-        source = source_key(session.source)
-        rows = [(f"password:{user}", WRONG_PER_USER)]
-        if source:
-            rows += [
-                (f"password:{user}@{source}", WRONG_PER_USER_AND_SOURCE),
-                (f"password@{source}", WRONG_PER_SOURCE),
-            ]
-        return tuple(Budget(Scope.SOURCE, subject, HOUR_MS, most, 1) for subject, most in rows)
 
     # --- Pieces ---
 
@@ -587,8 +571,9 @@ class AuthClient:
         )
 
     def _note_refusal(self, session: Session, message: str, reason: str) -> None:
-        """Without the name: it may be a password, typed into the wrong field."""
-        self._audit.event(
+        """Without the name: it may be a password, typed into the wrong field. Anybody can bring it about, so it is
+        summed up."""
+        self._digest.event(
             Event.BEGIN, message, priority=Priority.NOTICE,
             service=self._service, source=session.source, result="deny", reason=reason,
         )  # fmt: skip

@@ -21,6 +21,7 @@ DAY_MS = 86_400_000
 QUARTER_HOUR_MS = 900_000
 MICROS = 1_000_000
 PLACE_PERCENT = 40  # of what a user has in a day, for one place: two of them leave something to a third
+SOURCE_BUCKETS = 4096  # for the addresses of strangers
 IPV6_PREFIX = 64  # what one customer has; a single address is no limit to him
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -150,19 +151,24 @@ def budgets(
     phone_tag: str | None,
     country: str | None,
     source: Address | None,
+    source_tag: str = "",
     host: str,
     is_stranger: bool,
 ) -> tuple[Budget, ...]:
     """What a text has to be paid from.
 
     is_stranger: whether no right code ever came from there; strangers pay from a half of their own as well.
+    source_tag: a keyed fingerprint of the address. By it strangers' addresses share a fixed number of budgets, since
+    anybody can have any number of addresses.
     phone_tag: a keyed fingerprint of the number. Without one (a login to which nothing is sent) the shared budgets
     are only asked for what a text takes, so that it is told the same as everybody; its address pays, for somebody
     asked from there.
     """
     subjects = {
         Scope.PHONE: phone_tag,
-        Scope.SOURCE: source_key(source) or None,
+        Scope.SOURCE: bucket(source_tag, SOURCE_BUCKETS)
+        if is_stranger and source_tag
+        else source_key(source) or None,
         Scope.HOST: host,
         Scope.COUNTRY: country,
         Scope.FLEET: "",
@@ -185,6 +191,11 @@ def budgets(
                 Budget(row.scope, f"{subject}:strangers", row.window_ms, max(most // 2, amount), amount, pays)
             )
     return tuple(found)
+
+
+def bucket(tag: str, count: int) -> str:
+    """One of `count` names for a keyed fingerprint `KEY.HEX`, such as "~0a3f"; no name and no address begins so."""
+    return f"~{int(tag.rpartition('.')[2], 16) % count:04x}"
 
 
 @functools.lru_cache(maxsize=256)  # prices and limits are few

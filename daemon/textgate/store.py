@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib.resources import files
@@ -446,6 +446,11 @@ class Store:
             if difference
         ]
         self._run_many(self._adjust_script, calls)
+
+    def script(self, source: str) -> Callable[[Sequence[str], Sequence[object]], Any]:
+        """A script of another module, to be called with its keys and arguments; a full Redis refuses it."""
+        registered = self._redis.register_script(_GROWING + source)
+        return lambda keys, arguments: self._call(lambda: registered(keys=keys, args=arguments))
 
     def revoke_token(self, token_id: str, *, now_ms: int, ends_at_ms: int) -> None:
         """Remember that a token of the Python API is revoked, until it would have ended anyway."""

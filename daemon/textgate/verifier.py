@@ -8,7 +8,6 @@ the same steps with the same words at the same pace as everybody, but nothing is
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 import traceback
@@ -23,6 +22,7 @@ from . import codes, sms, texts
 from .audit import Audit, Event, Priority
 from .away import AWAY_STATES
 from .config import Config
+from .decoys import decoy_key
 from .errors import DirectoryError, StoreUnavailable, StoreUnsound, TextgateError, VaultError
 from .gateway_outcomes import Outcome, SendReason, SendResult
 from .limits import Address, Budget, Rules, Scope, budgets, build_rules, micros, source_key
@@ -33,7 +33,7 @@ from .protocol import Reply, Why, Word
 from .secret import Secret
 from .session import Session
 from .spent import Spent
-from .store import DECOY_PREFIX, BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
+from .store import BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
 from .store_clock import StoreClock
 from .vault import Vault
 
@@ -41,6 +41,7 @@ SECRET_PURPOSE = "hotp-secret"  # noqa: S105  # names a purpose
 PHONE_PURPOSE = "phone"
 BUDGET_PURPOSE = "budget"
 RECOVERY_PURPOSE = "recovery"
+SOURCE_PURPOSE = "source"
 NO_PHONE = "none"  # what the phone tag of somebody without a number is made of
 _PROPOSALS_MOST = 20  # of a counter, while logins of the same user take theirs at the same moment
 NEVER_SENT = "refused:store"  # how a text ended that was never handed to the gateway; none of AWAY_STATES
@@ -336,8 +337,8 @@ class Verifier:
             return self._attempt(session, account, verdict, None, reason="country_not_allowed")
         return self._attempt(session, account, verdict, phone)
 
-    @staticmethod
     def _attempt(
+        self,
         session: Session,
         account: Account | None,
         verdict: Verdict,
@@ -349,7 +350,7 @@ class Verifier:
         user = account.name if account else None
         return Attempt(
             user=user,
-            user_key=user_key(user) if user else decoy_key(session.user),
+            user_key=user_key(user) if user else decoy_key(session.user, self._vault),
             session_id=session.session_id,
             service=session.service,
             source=session.source,
@@ -510,12 +511,13 @@ class Verifier:
 
     def _budgets(self, attempt: Attempt, *, is_stranger: bool) -> tuple[Budget, ...]:
         """What the text of an attempt is paid from."""
-        phone = attempt.phone
+        phone, source = attempt.phone, source_key(attempt.source)
         return budgets(
             self._config.limits,
             phone_tag=self._vault.tags(phone.reveal(), purpose=BUDGET_PURPOSE)[0] if phone else None,
             country=phone.country if phone else self._usual_country(),
             source=attempt.source,
+            source_tag=self._vault.tags(source, purpose=SOURCE_PURPOSE)[0] if source else "",
             host=self._host,
             is_stranger=is_stranger,
         )
@@ -887,11 +889,6 @@ def _on_its_way(why: Why, *, is_anew: bool) -> Reply:
 def user_key(user: str) -> str:
     """The part of a key that names a user NSS knows."""
     return encode_user(user)
-
-
-def decoy_key(untrusted_user: str) -> str:
-    """The part of a key for a name that NSS doesn't know: of fixed length, and never a user's."""
-    return DECOY_PREFIX + hashlib.sha256(untrusted_user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def note_send(audit: Audit, result: SendResult, *, user: str | None, service: str, phone: Msisdn) -> None:

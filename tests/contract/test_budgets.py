@@ -573,7 +573,8 @@ def _refusals(new_world: NewWorld) -> Iterator[tuple[str, Reply, str]]:
     for option, scope, _ in SHARED:
         world = new_world(**{option: Decimal(1) if scope is Scope.MONEY else 1})
         _let_in(world, "alice", OFFICE)
-        reply = world.begin(world.session("alice", OFFICE))
+        # To alice it is a known place by now, which has a budget of its own.
+        reply = world.begin(world.session("nobody" if scope is Scope.SOURCE else "alice", OFFICE))
         yield option, reply, world.reason
         if scope is Scope.MONEY:
             yield "price_at_most", reply, world.reason

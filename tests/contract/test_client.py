@@ -25,9 +25,6 @@ from textgate.client import (
     PASSWORD_MAX_BYTES,
     TOKEN_LIFE_S,
     USER_ID_LIFE_S,
-    WRONG_PER_SOURCE,
-    WRONG_PER_USER,
-    WRONG_PER_USER_AND_SOURCE,
     AuthClient,
     AuthError,
     BadToken,
@@ -44,6 +41,12 @@ from textgate.client import (
     WrongPassword,
 )
 from textgate.errors import ConfigError, CredentialError, StoreUnavailable, TextgateError
+from textgate.password_limits import (
+    WRONG_BY_STRANGERS,
+    WRONG_PER_PLACE,
+    WRONG_PER_SOURCE,
+    WRONG_WITHOUT_SOURCE,
+)
 from textgate.secret import Secret
 from textgate.verifier import user_key
 
@@ -326,7 +329,7 @@ def test_exceptions_leave_no_password_and_no_code_in_our_frames(world: World, cl
 
 def test_wrong_passwords_are_counted_per_user_and_source(world: World, client: AuthClient) -> None:
     for user in ("alice", "ghost"):  # told alike
-        for _ in range(WRONG_PER_USER_AND_SOURCE):
+        for _ in range(WRONG_PER_PLACE):
             with pytest.raises(WrongPassword):
                 client.step_one(user, "wrong", source=SOURCE)
         with pytest.raises(Throttled) as caught:
@@ -345,17 +348,26 @@ def test_wrong_passwords_are_counted_per_source_over_all_users(client: AuthClien
         client.step_one("alice", PASSWORD, source=SOURCE)
 
 
-def test_wrong_passwords_are_counted_per_user_over_all_sources(client: AuthClient) -> None:
-    for number in range(WRONG_PER_USER):
+def test_wrong_passwords_are_counted_per_user_over_all_strange_sources(client: AuthClient) -> None:
+    for number in range(WRONG_BY_STRANGERS):
         with pytest.raises(WrongPassword):
             client.step_one("alice", "wrong", source=f"198.51.100.{number}")
     with pytest.raises(Throttled):
         client.step_one("alice", PASSWORD, source="203.0.113.9")
 
 
+def test_without_a_source_owner_and_strangers_share_one_limit(client: AuthClient) -> None:
+    for _ in range(WRONG_WITHOUT_SOURCE):
+        with pytest.raises(WrongPassword):
+            client.step_one("alice", "wrong")
+    with pytest.raises(Throttled):
+        client.step_one("alice", PASSWORD)
+    assert client.step_one("alice", PASSWORD, source=SOURCE)
+
+
 def test_right_passwords_are_not_counted(world: World) -> None:
     client = world.client(options={"limits": {"send_spacing_s": 0, "sends_per_day": 1000}})
-    for _ in range(WRONG_PER_USER_AND_SOURCE + 1):
+    for _ in range(WRONG_PER_PLACE + 1):
         world.log_in(client)
 
 
@@ -368,7 +380,7 @@ def test_outage_of_the_password_check_is_not_counted(world: World) -> None:
         return is_password(username, password)
 
     client = world.client(passwords=check)
-    for _ in range(WRONG_PER_USER_AND_SOURCE + 1):
+    for _ in range(WRONG_PER_PLACE + 1):
         with pytest.raises(PasswordsAway):
             client.step_one("alice", PASSWORD, source=SOURCE)
     is_broken = False

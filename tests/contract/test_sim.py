@@ -8,13 +8,14 @@ from decimal import Decimal
 import pytest
 
 from private_redis import PrivateRedis
-from sim import page, report
+from sim import page, passwords, report
 from sim.__main__ import DAYS, play, read_limits
 from sim.scenarios import ATTACKS, ORDINARY, Attack, Ordinary, Setting
 from sim.world import Actor, World, most_in_a_day
 from textgate.config import LimitsConfig
 from textgate.errors import ConfigError
 from textgate.limits import DAY_MS
+from textgate.password_limits import CEILING_BYTES, WRONG_BY_STRANGERS
 
 LIMITS = LimitsConfig()
 
@@ -100,6 +101,19 @@ def test_page_quotes_what_the_sim_prints(attacks: dict[str, Attack], ordinary: d
     text = page.PAGE.read_text()
     assert page.part(text, "attacks") == report.attack_table(list(attacks.values()))
     assert page.part(text, "ordinary") == report.ordinary_table(list(ordinary.values()))
+
+
+def test_floods_of_wrong_passwords_keep_no_owner_from_a_known_place(redis_of_the_run: PrivateRedis) -> None:
+    floods = [passwords.play(redis_of_the_run, scenario) for scenario in passwords.SCENARIOS]
+    for flood in floods:
+        assert (flood.office_passed, flood.office_wait_s) == (flood.logins, 0), flood.name
+        assert flood.guesses_an_hour <= WRONG_BY_STRANGERS
+        assert flood.used_bytes < CEILING_BYTES
+        assert flood.key_count <= 5
+    one, ten, _many, names = floods
+    assert (one.hotel_passed, names.hotel_passed) == (24, 24)
+    assert ten.hotel_passed == 0  # what can't be helped: nothing tells them apart
+    assert page.part(page.PAGE.read_text(), "passwords") == report.flood_table(floods)
 
 
 def test_page_explains_every_limit_as_it_is() -> None:

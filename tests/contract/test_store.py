@@ -20,13 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fakes import START_MS
+from fakes import START_MS, decoy_of
 from private_redis import PrivateRedis
 from textgate.config import CodesConfig, LimitsConfig, StoreConfig
 from textgate.errors import StoreUnavailable
 from textgate.limits import DAY_MS, Budget, Rules, Scope, SendRow, build_rules
 from textgate.store import DECOY_PREFIX, BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
-from textgate.verifier import decoy_key
 
 RULES = build_rules(CodesConfig(), LimitsConfig())
 MINUTE_MS = 60_000
@@ -1062,7 +1061,7 @@ def test_budget_that_a_clock_spent_ahead_of_now_has_room_after_a_window(logins: 
 
 def _fill(logins: Logins) -> None:
     """Everything that can be in a user's keys, for a user and a decoy, as owner and stranger."""
-    decoy = decoy_key("nobody-here")
+    decoy = decoy_of("nobody-here")
     logins.rules = ROOMY
     for source in ("", STRANGER):
         for user in ("alice", decoy):
@@ -1085,7 +1084,7 @@ def test_every_key_has_a_life_but_secrets_and_recovery_codes(logins: Logins, red
     lives = {key: redis_server.client.pttl(key) for key in redis_server.client.scan_iter(count=1000)}
     lives.pop("textgate:store", None)
     for_ever = {key for key, life_ms in lives.items() if life_ms == -1}
-    decoy = decoy_key("nobody-here")
+    decoy = decoy_of("nobody-here")
     users = {"textgate:{alice}:hotp", "textgate:{bob}:hotp", "textgate:{bob}:recovery"}
     assert for_ever == users | {"textgate:revoked"}  # what is in that one ends by the store's time
     assert 0 < lives[f"textgate:{{{decoy}}}:hotp"] <= 2 * DAY_MS
@@ -1104,7 +1103,7 @@ def test_all_keys_of_a_user_share_one_hash_tag(logins: Logins, redis_server: Pri
     assert {key[: key.index("}") + 1] for key in keys} == {
         "textgate:{alice}",
         "textgate:{bob}",
-        f"textgate:{{{decoy_key('nobody-here')}}}",
+        f"textgate:{{{decoy_of('nobody-here')}}}",
     }
 
 
@@ -1157,7 +1156,7 @@ HOSTILE = [
     "alice:hotp",
     "alice}:hotp",
     "~",
-    decoy_key("x"),
+    decoy_of("x"),
     "a\nb",
     "a\0b",
     "*",

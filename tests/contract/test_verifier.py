@@ -25,12 +25,14 @@ from fakes import (
     FullSender,
     HeldSender,
     Journal,
+    decoy_of,
 )
 from private_redis import PrivateRedis
 from textgate import codes, texts
 from textgate.accounts import AccountsError
 from textgate.away import AWAY_STATES
 from textgate.config import Config, LimitsConfig, StoreConfig
+from textgate.decoys import decoy_key
 from textgate.dispatcher import Alarms, Dispatcher
 from textgate.errors import DirectoryError, StoreUnavailable, VaultError
 from textgate.gateway_outcomes import Outcome, SendReason, read_rest_answer
@@ -50,7 +52,6 @@ from textgate.verifier import (
     Pace,
     Unsent,
     Verifier,
-    decoy_key,
     user_key,
 )
 
@@ -515,7 +516,7 @@ def test_nothing_is_sent_to_who_cannot_pass(door: Door, user: str) -> None:
 @pytest.mark.parametrize("user", CANT_PASS)
 def test_right_code_of_a_pretended_text_does_not_let_in(door: Door, user: str) -> None:
     door.begin(user)
-    key = decoy_key(user) if user == "unknown" else user_key(user)
+    key = decoy_key(user, door.vault) if user == "unknown" else user_key(user)
     assert door.check(door.expected_code(key), user) == DENY_WRONG
 
 
@@ -693,7 +694,7 @@ def test_broken_user_database_is_an_error_for_everybody(door: Door) -> None:
             door.check("123456", user)
 
 
-@pytest.mark.parametrize("user", ["", " ", "}", "~", "a\nb", "%", "x" * 4096, "\ud800", "alice\0", decoy_key("x")])
+@pytest.mark.parametrize("user", ["", " ", "}", "~", "a\nb", "%", "x" * 4096, "\ud800", "alice\0", decoy_of("x")])
 def test_hostile_unknown_name_is_treated_as_any_other(door: Door, user: str) -> None:
     assert door.begin(user) == ASK_SENT
     assert door.check("123456", user) == DENY_WRONG
@@ -1059,14 +1060,32 @@ def test_shared_budget_that_is_used_up_stops_texts(door: Door, option: str, scop
         user = ("alice", "bob")[number]
         assert door.begin(user, f"s{number}", source=source) == ASK_SENT
         assert door.check(door.code(), user, f"s{number}", source=source) == PASS
-    refused = door.begin(session="over", source=source)
+    # To alice and bob the address is a known place by now, which has a budget of its own.
+    last = "unknown" if scope is Scope.SOURCE else "alice"
+    refused = door.begin(last, "over", source=source)
     assert (refused.word, refused.why) == (Word.ASK, Why.THROTTLED)
     assert refused.text.startswith("No login code was texted: ")
     assert len(door.gateway.texts) == 2
     (entry,) = door.journal.find("budget")
     assert entry["reason"] == f"budget_{scope.value}"
     door.clock.move_ms(2 * 86_400_000)
-    assert door.begin(session="later", source=source) == ASK_SENT
+    assert door.begin(last, "later", source=source) == ASK_SENT
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_address_has_a_budget_as_a_known_place_and_one_as_a_stranger(door: Door, is_known: bool) -> None:
+    """That of strangers is shared with other addresses, so that ever new ones do not fill the store."""
+    door.configure(limits={"sends_per_source_per_hour": 2, "send_spacing_s": 0})
+    source = "192.0.2.1"
+    if is_known:
+        assert door.begin("alice", "s", source=source) == ASK_SENT
+        assert door.check(door.code(), "alice", "s", source=source) == PASS
+        door.clock.move_ms(2 * 86_400_000)
+    replies = [door.begin("alice", f"s{number}", source=source).why for number in range(3)]
+    assert replies == [Why.CODE_SENT, Why.CODE_SENT, Why.THROTTLED]
+    keys = door.store._redis.keys("textgate:budget:source:*")
+    assert len([key for key in keys if key.endswith(f"{{{source}}}")]) == is_known
+    assert len([key for key in keys if "{%7E" in key]) <= 1
 
 
 def test_money_is_set_aside_and_corrected_by_the_price(door: Door) -> None:

@@ -21,6 +21,7 @@ from textgate.accounts import MAX_NAME_BYTES, is_askable
 from textgate.codes import TYPED_MAX_LENGTH, is_recovery_form, normalise
 from textgate.config import Config, parse_config
 from textgate.credentials import load_credential
+from textgate.decoys import decoy_key
 from textgate.directory import parse_phones
 from textgate.errors import ConfigError, CredentialError, MsisdnError, ProtocolError, TextgateError, VaultError
 from textgate.gateway_outcomes import Outcome, Reading
@@ -32,7 +33,6 @@ from textgate.secret import Secret
 from textgate.session import build_session
 from textgate.store import encode_user
 from textgate.vault import Vault, parse_keys
-from textgate.verifier import decoy_key
 
 Target = Callable[[bytes], None]
 
@@ -93,7 +93,7 @@ def auth_socket(data: bytes) -> None:
 def name(data: bytes) -> None:
     """A user name, in each place where it is written."""
     user = data.decode(errors="surrogateescape")
-    assert re.fullmatch(r"~[0-9a-f]{32}", decoy_key(user))
+    assert re.fullmatch(r"~[0-9a-f]{4}", decoy_key(user, _VAULT))
     shown = printable_field(user)
     assert shown.isprintable() and len(shown) <= FIELD_MAX_LENGTH
     if is_askable(user):

@@ -14,7 +14,8 @@ from typing import Any
 from private_redis import PrivateRedis
 from textgate.config import parse_config
 
-from . import page, report
+from . import page, passwords, report
+from .passwords import Flood
 from .scenarios import ATTACKS, ORDINARY, Attack, Ordinary, Play, Row, Setting
 
 BUILD = Path(__file__).resolve().parents[2] / "build" / "sim"
@@ -34,15 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     with PrivateRedis() as server:
         setting = Setting(server, options.days, limits)
         attacks, ordinary = play(ATTACKS, setting), play(ORDINARY, setting)
-    text = tables(attacks, ordinary)
+        floods = [passwords.play(server, scenario) for scenario in passwords.SCENARIOS]
+    text = f"{tables(attacks, ordinary)}\n{report.flood_table(floods)}"
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "results.md").write_text(text)
     result = {"days": options.days, "limits": options.limit, "attacks": report.as_json(attacks),
-              "ordinary": report.as_json(ordinary)}  # fmt: skip
+              "ordinary": report.as_json(ordinary), "passwords": report.as_json(floods)}  # fmt: skip
     (BUILD / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     print(text)
     if options.write:
-        write_page(attacks, ordinary)
+        write_page(attacks, ordinary, floods)
     return 0
 
 
@@ -61,13 +63,14 @@ def tables(attacks: list[Attack], ordinary: list[Ordinary]) -> str:
     return f"{report.attack_table(attacks)}\n{report.ordinary_table(ordinary)}"
 
 
-def write_page(attacks: list[Attack], ordinary: list[Ordinary]) -> None:
+def write_page(attacks: list[Attack], ordinary: list[Ordinary], floods: list[Flood]) -> None:
     """Put all made parts into docs/limits.md."""
     parts = {
         "options": page.options_table(),
         "refusals": page.refusals_table(),
         "attacks": report.attack_table(attacks),
         "ordinary": report.ordinary_table(ordinary),
+        "passwords": report.flood_table(floods),
     }
     page.PAGE.write_text(page.put_in(page.PAGE.read_text(), parts))
 

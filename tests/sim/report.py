@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
+from .passwords import Flood
 from .scenarios import Attack, Ordinary
 
 _ATTACK_HEADS = ("attack", "days", "guesses a day", "odds of a hit a day", "hits (expected)", "texts a day",
@@ -57,6 +59,29 @@ def ordinary_table(rows: Sequence[Ordinary]) -> str:
     )
 
 
+def flood_table(rows: Sequence[Flood]) -> str:
+    """What floods of wrong passwords come to."""
+    return table(
+        ("attack", "tries", "guesses an hour", "owner at the office", "owner at a new place", "keys", "in Redis"),
+        [
+            (
+                row.name,
+                row.tries,
+                row.guesses_an_hour or "-",
+                _looked_at(row.office_passed, row.logins, row.office_wait_s),
+                _looked_at(row.hotel_passed, row.logins, row.hotel_wait_s),
+                row.key_count,
+                f"{math.ceil(row.used_bytes / 1_000_000)} MB",
+            )
+            for row in rows
+        ],
+    )
+
+
+def _looked_at(passed: int, logins: int, wait_s: int) -> str:
+    return f"{passed} of {logins}" + (f", waits up to {wait_s // 60} min" if wait_s else "")
+
+
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table whose columns line up."""
     cells = [list(heads), *([str(cell) for cell in row] for row in rows)]
@@ -68,7 +93,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
-def as_json(rows: Sequence[Attack] | Sequence[Ordinary]) -> list[dict[str, Any]]:
+def as_json(rows: Sequence[Attack] | Sequence[Ordinary] | Sequence[Flood]) -> list[dict[str, Any]]:
     """The rows as JSON can hold them; money as a string."""
     return [{key: _plain(value) for key, value in asdict(row).items()} for row in rows]
 

