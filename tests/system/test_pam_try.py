@@ -214,19 +214,20 @@ def test_what_was_killed_in_the_middle_is_taken_back(
 ) -> None:
     """By the next command, and by systemd if there is none."""
     before = fingerprint(machine)
+    since = machine.run(["date", "+%s"]).stdout.strip()
     if next_command:
         machine.run("systemctl stop textgate-recover.path")
     try:
         killed = machine.run(["/usr/bin/python3", "-I", "-B", "-c", KILLED.format(writes=writes)], check=False)
         assert killed.status in (-9, 137)
         if next_command:
-            assert (fingerprint(machine) != before) is (writes > 1)
+            assert fingerprint(machine) != before  # copies beside the files are there in any case
             assert "was broken off" in machine.run(["textgate", "doctor"], check=False).stdout
             said = machine.run(["textgate", *next_command.split()]).stdout
             assert "a change that was broken off is taken back now" in said
         else:
-            machine.wait_until("! ls /var/lib/textgate/changes/*.undo", within_s=20)
-            assert "is taken back now" in machine.journal("-u", "textgate-pam-revert.service")
+            said = f"journalctl -q -u textgate-pam-revert --since @{since} | grep -q 'is taken back now'"
+            machine.wait_until(f'test -z "$(ls /var/lib/textgate/changes)" && {said}', within_s=20)
         if next_command != "pam enable sshd":
             assert fingerprint(machine) == before
             assert status(machine) == {}
@@ -349,7 +350,7 @@ def test_removal_of_the_package_takes_the_lines_out_first_and_says_so(doors: Doo
         pam(machine, "enable", service)
     removed = machine.run(["apt-get", "-q", "-y", "remove", "textgate"], within_s=300)
     assert "/etc/pam.d/sshd" in removed.stdout
-    assert "sshd is no longer guarded" in removed.stdout
+    assert "these files asked for codes, and do no longer" in removed.stdout
     assert fingerprint(machine) == before
     with doors.ssh("publickey") as login:
         assert login.is_in()
