@@ -36,6 +36,17 @@ def replace_file(
     sync_folder(path.parent)
 
 
+def replace_own_file(path: Path, content: bytes) -> None:
+    """As `replace_file`, for a file that is this process's alone (mode 0600): no owner or attribute is taken over.
+
+    So it needs no right to change owners, which a daemon that is closed in hasn't got. Raises OSError.
+    """
+    with _beside(path) as (temporary, handle):
+        _write(handle, content)
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
 def create_file(path: Path, content: bytes, *, mode: int) -> None:
     """Make a file that is not there yet. Raises FileExistsError, having touched nothing, or another OSError."""
     with _beside(path) as (temporary, handle):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic_file import replace_file
+from .atomic_file import replace_own_file
 from .errors import TextgateError
 
 NAME = "store-seen.json"
@@ -64,7 +64,7 @@ def read_seen(path: Path) -> Seen:
 def write_seen(path: Path, seen: Seen) -> None:
     """Put it into the file, and onto the disk. Raises TextgateError."""
     try:
-        replace_file(path, json.dumps({"version": VERSION, **asdict(seen)}).encode(), mode=0o600)
+        replace_own_file(path, json.dumps({"version": VERSION, **asdict(seen)}).encode())
     except OSError as error:
         raise TextgateError(f"{path}: can't be written: {error.strerror}") from None
 

@@ -21,6 +21,20 @@ def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_file_is_replaced_without_the_right_to_change_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The unit's filter of system calls takes it away."""
+
+    def refuse(*_arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for call in ("chown", "fchown", "setxattr"):
+        monkeypatch.setattr(f"os.{call}", refuse)
+    for seen in (Seen(), SEEN):
+        write_seen(tmp_path / NAME, seen)
+    assert read_seen(tmp_path / NAME) == SEEN
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
 def test_file_that_is_not_there_yet_is_a_first_start(tmp_path: Path) -> None:
     assert read_seen(tmp_path / NAME) == Seen()
 
