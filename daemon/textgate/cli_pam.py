@@ -222,9 +222,13 @@ def notes(context: Context, admin: PamAdmin, service: str, together_with: Collec
             if door.name not in guarded
         ]
     if service in way_in.SUDO_PAIR:
-        lines = way_in.Logins().passwordless_sudo()
+        sudoers = way_in.Logins().sudoers
+        lines = sudoers.unasked()
         if lines:
-            found.append(f"where NOPASSWD is set, sudo asks for no code either: {', '.join(lines)}")
+            found.append(f"by these lines sudo asks nothing, and so no code either: {', '.join(lines)}")
+        for place, name in sudoers.services():
+            if name not in guarded:
+                found.append(f"{place} has sudo ask the PAM service {name}, which asks for no code")
     if service in SSHD_SERVICES:
         settings = effective(admin.effective_sshd())
         if settings.get("permitrootlogin") != "no" and way_in.root_is_shut_out(settings):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import stat
 import time
@@ -29,6 +28,7 @@ from .doctor_changes import check_changes
 from .doctor_doors import door_findings, wishes_of
 from .doctor_failmode import failmode_findings
 from .doctor_sshd import check_sshd
+from .doctor_sudo import check_sudo
 from .door_survey import survey
 from .errors import ConfigError, CredentialError, DaemonUnavailable, TextgateError
 from .finding import Finding
@@ -41,11 +41,10 @@ from .pam_stack import Rule, is_ours
 from .policy import Account
 from .programs import run_program
 from .store_words import history_findings
-from .way_in import SUDO_PAIR, Logins, is_refused
+from .way_in import Logins, is_refused
 
 CLOCK_SKEW_WARN_S = 60.0  # the gateway refuses signatures that are some minutes off
 CREDIT_LOW = 5
-SUDO_TIMEOUT_USUAL_MIN = 15.0
 REDIS_REMEDY = "systemctl restart textgated textgate-redis"  # in this order no login is lost
 REDIS_TIMEOUT_S = 2.0
 
@@ -406,32 +405,6 @@ def _faillock(machine: Machine, service: str) -> Iterator[Finding]:
         yield Finding("pam", Level.OK, told, service=service)
 
 
-# --- sudo ---
-
-
-def _sudo(machine: Machine) -> Iterator[Finding]:
-    if not set(SUDO_PAIR) & set(machine.guarded):
-        return
-    for place in machine.logins.passwordless_sudo():
-        message = f"{place} lets sudo ask nothing, and so no code either"
-        yield Finding("sudo", Level.WARNING, message, f"visudo -f {place.partition(':')[0]}")
-    code, output = machine.run(["sudo", "-V"])
-    match = re.search(r"[Tt]imestamp timeout: (-?[\d.]+)", output)
-    if code != 0 or match is None:
-        yield Finding("sudo", Level.WARNING, "how long it asks nothing again can't be found out", "sudo -V")
-        return
-    minutes = float(match[1])
-    span = "for ever" if minutes < 0 else f"for {minutes:g} minutes"
-    if minutes == 0:
-        yield Finding("sudo", Level.OK, "asks for a code each time")
-    else:
-        is_long = minutes < 0 or minutes > SUDO_TIMEOUT_USUAL_MIN
-        yield Finding(
-            "sudo", Level.WARNING if is_long else Level.OK, f"asks nothing again {span} after a code",
-            "visudo: Defaults timestamp_timeout=0",
-        )  # fmt: skip
-
-
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("config", _config),
     ("credentials", _credentials),
@@ -444,5 +417,5 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("changes", lambda machine: check_changes(PamRemoval(machine.root, machine.run))),
     ("doors", _doors),
     ("sshd", check_sshd),
-    ("sudo", _sudo),
+    ("sudo", check_sudo),
 )

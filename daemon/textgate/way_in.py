@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from .plain_files import read_as
 from .policy import Account, Decision, decide
 from .session import Session
 from .sshd_config import kept_out_by
+from .sudoers import Sudoers
 
 PEOPLE_MIN_UID, PEOPLE_MAX_UID = 1000, 59999  # UID_MIN of login.defs(5); Debian Policy 9.2.2
 SUDO_PAIR = {"sudo": "sudo-i", "sudo-i": "sudo"}  # `sudo -i` is a service of its own
@@ -32,7 +33,7 @@ class Logins:
 
     shadow_file: str = "/etc/shadow"
     passwd_file: str = "/etc/passwd"  # noqa: S105  # a file without passwords
-    sudoers: Sequence[str] = field(default=("/etc/sudoers", "/etc/sudoers.d"))
+    sudoers: Sudoers = field(default=Sudoers())
     read_as: Callable[[str, Path, int], bytes] = field(default=read_as)
 
     def passwords(self) -> dict[str, str]:
@@ -83,26 +84,6 @@ class Logins:
             if any(_KEY_LINE.search(line) for line in text.splitlines() if not line.strip().startswith("#")):
                 return None
         return "has no ssh key" + (f" ({'; '.join(unreadable)})" if unreadable else "")
-
-    def passwordless_sudo(self) -> list[str]:
-        """Lines of sudoers with NOPASSWD: sudo asks PAM nothing there, and so no code either."""
-        found = []
-        for path in self._sudoers_files():
-            with contextlib.suppress(OSError):
-                for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
-                    if re.search(r"\bNOPASSWD\s*:|^\s*Defaults\b.*!authenticate\b", line.partition("#")[0]):
-                        found.append(f"{path}:{number}")
-        return found
-
-    def _sudoers_files(self) -> Iterator[Path]:
-        for name in self.sudoers:
-            path = Path(name)
-            if path.is_dir():
-                yield from (
-                    one for one in sorted(path.iterdir()) if "." not in one.name and not one.name.endswith("~")
-                )
-            else:
-                yield path
 
 
 def _keys_file(user: str, name: str) -> Path:

@@ -24,6 +24,7 @@ from textgate.pam_stack import FirstFactor, Rule
 from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
 from textgate.sshd_config import DROP_IN, wanted
+from textgate.sudoers import Sudoers
 from textgate.transaction import Transaction
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
@@ -44,6 +45,7 @@ class Desk:
         self.obstacles: list[str] = []
         self.empty: list[str] = []
         self.passwordless: list[str] = []
+        self.sudo_services: list[tuple[str, str]] = []
         self.status: dict[str, Any] = {"store": {"is_up": True}, "gateway": {"is_up": True}}
         self.dry_runs: list[Sequence[Rule] | None] = []
         self.dry_run_faults: tuple[str, ...] = ()
@@ -67,7 +69,8 @@ class Desk:
         monkeypatch.setattr(cli_pam, "enrolled_admins", lambda config: self.admins)
         monkeypatch.setattr(way_in, "ssh_obstacles", lambda *_: self.obstacles)
         monkeypatch.setattr(way_in.Logins, "without_password", lambda _: self.empty)
-        monkeypatch.setattr(way_in.Logins, "passwordless_sudo", lambda _: self.passwordless)
+        monkeypatch.setattr(Sudoers, "unasked", lambda _: self.passwordless)
+        monkeypatch.setattr(Sudoers, "services", lambda _: self.sudo_services)
         is_dir = Path.is_dir
         monkeypatch.setattr(
             Path, "is_dir", lambda path: self.has_systemd if str(path) == "/run/systemd/system" else is_dir(path)
@@ -424,10 +427,13 @@ def test_root_who_is_shut_out_is_told(desk: Desk, value: str, is_told: bool) -> 
 
 def test_notes(desk: Desk) -> None:
     desk.passwordless = ["/etc/sudoers.d/90-cloud:1"]
+    desk.sudo_services = [("/etc/sudoers:2", "open"), ("/etc/sudoers:3", "sudo")]
     first = desk.run("enable", "sudo").output
     assert "note: sudo-i gives root for a password alone (with `sudo -i`), and asks for no code yet" in first
     assert "textgate pam try sudo-i" in first
     assert "/etc/sudoers.d/90-cloud:1" in first
+    assert "/etc/sudoers:2 has sudo ask the PAM service open, which asks for no code" in first
+    assert "/etc/sudoers:3" not in first
     assert "asks for no code yet" not in desk.run("enable", "sudo-i").output
     of_su = desk.run("enable", "su").output
     assert "root has none: textgate enrol root" in of_su

@@ -32,6 +32,7 @@ from textgate.pam_state import STATE_DIR
 from textgate.plain_files import read_plain
 from textgate.policy import Account
 from textgate.sshd_config import wanted
+from textgate.sudoers import Sudoers
 from textgate.way_in import Logins
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
@@ -181,7 +182,7 @@ class Ward:
             logins=Logins(
                 f"{self.root}/shadow",
                 f"{self.root}/passwd",
-                (f"{self.root}/sudoers",),
+                Sudoers((f"{self.root}/sudoers",)),
                 lambda _user, path, most_bytes: read_plain(path, most_bytes),  # nobody here is called alice
             ),
             lookup=self.accounts.get,
@@ -537,6 +538,14 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     ),
     "sudo asks nothing": (
         lambda w: w.write("sudoers", "x ALL=(ALL) NOPASSWD: ALL\n"), "sudo", Level.WARNING, "sudoers:1", "visudo -f",
+    ),
+    "sudo asks a service without a code": (
+        lambda w: w.write("sudoers", "Defaults pam_service=open\n"),
+        "sudo", Level.FAILURE, "sudoers:1 has sudo ask the PAM service open", "visudo -f",
+    ),
+    "sudo remembers alice for ever": (
+        lambda w: w.write("sudoers", "Defaults:alice timestamp_timeout=-1\n"),
+        "sudo", Level.WARNING, "sudoers:1 asks nothing again", "visudo -f",
     ),
     "sudo remembers for ever": (
         lambda w: setattr(w, "sudo_version", "Authentication timestamp timeout: -1.0 minutes\n"),

@@ -21,6 +21,7 @@ from textgate.pam_removal import PamRemoval
 from textgate.pam_stack import BEGIN_MARK, END_MARK, FirstFactor
 from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
+from textgate.sudoers import Sudoers
 
 BLOCK = (Path(__file__).parents[2] / "pam_helper" / "textgate.pam").read_text()
 COMMON = (
@@ -53,7 +54,7 @@ class Bench:
             admin_client, "call", lambda *_, **__: {"store": {"is_up": True}, "gateway": {"is_up": True}}
         )
         monkeypatch.setattr(way_in.Logins, "without_password", lambda _: self.empty)
-        monkeypatch.setattr(way_in.Logins, "passwordless_sudo", lambda _: [])
+        monkeypatch.setattr(Sudoers, "unasked", lambda _: [])
 
     def write(self, name: str, text: str) -> Path:
         path = self.root / name

@@ -37,10 +37,7 @@ def logins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logins:
         "root:x:0:0::/root:/bin/bash\nalice:x:1000:1000::/home/alice:/bin/bash\nbob:x:1001:1001::/:/usr/sbin/nologin\n"
         "sys:x:100:100::/:/bin/bash\nnobody:x:65534:65534::/:/bin/bash\nbroken\n"
     )
-    sudoers = tmp_path / "sudoers.d"
-    sudoers.mkdir()
-    files = (str(tmp_path / "sudoers"), str(sudoers))
-    return Logins(str(tmp_path / "shadow"), str(tmp_path / "passwd"), files, _read)  # nobody here is called alice
+    return Logins(str(tmp_path / "shadow"), str(tmp_path / "passwd"), read_as=_read)  # nobody here is called alice
 
 
 def _read(_user: str, path: Path, most_bytes: int) -> bytes:
@@ -99,14 +96,6 @@ def test_key_behind_much_else_counts_and_one_too_far_down_does_not(logins: Login
     assert logins.has_key("alice")
     add_key(tmp_path, "#\n" * 600_000 + KEY)
     assert not logins.has_key("alice")
-
-
-def test_sudo_that_asks_nothing_is_found(logins: Logins, tmp_path: Path) -> None:
-    assert logins.passwordless_sudo() == []
-    (tmp_path / "sudoers").write_text("Defaults env_reset\n%sudo ALL=(ALL:ALL) ALL\n# x ALL=(ALL) NOPASSWD:ALL\n")
-    (tmp_path / "sudoers.d/90-cloud").write_text("debian ALL=(ALL) NOPASSWD:ALL\nDefaults:x !authenticate\n")
-    (tmp_path / "sudoers.d/old.bak").write_text("x ALL=(ALL) NOPASSWD:ALL\n")  # sudo leaves out names with a dot
-    assert [Path(place).name for place in logins.passwordless_sudo()] == ["90-cloud:1", "90-cloud:2"]
 
 
 @pytest.mark.parametrize(
