@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from .doors import NOT_ASKED, Door, Leads, Service, State, opens_for_password, service_of, sshd_takes_passwords
+from .doors import (
+    DOORS,
+    NO_FILE,
+    NOT_ASKED,
+    Door,
+    Leads,
+    Service,
+    State,
+    opens_for_password,
+    service_of,
+    sshd_takes_passwords,
+)
 from .errors import TextgateError
 from .pam_admin import PamAdmin
 from .pam_files import SSHD_SERVICES
@@ -35,15 +46,25 @@ class Wishes:
 
 
 def survey(admin: PamAdmin, wishes: Wishes) -> list[Door]:
-    """Every service of /etc/pam.d and /usr/lib/pam.d, by name."""
-    return [_door(admin, name, wishes) for name in admin.names() if not name.startswith("common-")]
+    """Every service of /etc/pam.d and /usr/lib/pam.d, and every other that a program here goes by, by name."""
+    files = {name for name in admin.names() if not name.startswith("common-")}
+    by_name = (service for service in DOORS if service.is_by_name and _is_there(admin, service))
+    asked = {name for service in by_name for name in service.names}
+    return [_door(admin, name, wishes, has_file=name in files) for name in sorted(files | asked)]
 
 
-def _door(admin: PamAdmin, name: str, wishes: Wishes) -> Door:
+def _is_there(admin: PamAdmin, service: Service) -> bool:
+    """Whether the program behind a service is installed, by a package or by hand."""
+    by_hand = [path.replace("/usr/", "/usr/local/", 1) for path in service.programs if path.startswith("/usr/")]
+    return not service.programs or admin.has_any([*service.programs, *by_hand])
+
+
+def _door(admin: PamAdmin, name: str, wishes: Wishes, *, has_file: bool) -> Door:
     service = service_of(name)
     try:
-        rules = _rules(admin, name)
+        rules = _rules(admin, name) if has_file else admin.rules(OTHER) if service.has_pam else []
         state, why = _state(admin, name, service, rules, wishes)
+        why = why or (NO_FILE if state is State.OPEN and not has_file and service.has_pam else "")
     except TextgateError as error:
         needs_none = service.leads is Leads.NOTHING
         state, why = (State.NEEDS_NONE, service.why) if needs_none else (State.OPEN, error.message)
@@ -63,8 +84,10 @@ def _state(admin: PamAdmin, name: str, service: Service, rules: Sequence[Rule], 
         return (State.GUARDED, "") if is_asked else (State.OPEN, NOT_ASKED)
     if service.leads is Leads.NOTHING:
         return State.NEEDS_NONE, service.why
-    if service.programs and not admin.has_any(service.programs):
+    if not _is_there(admin, service):
         return State.ABSENT, "the program behind it is not installed"
+    if not service.has_pam:
+        return State.OPEN, ""
     if name in SSHD_SERVICES and not any(map(sshd_takes_passwords, admin.sshd_answers())):
         return State.CLOSED, "sshd takes no password alone"
     if not opens_for_password(rules):

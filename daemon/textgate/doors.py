@@ -31,7 +31,8 @@ class Service:
     """A row of DOORS. what: what people call it. why: why it needs no code, or why it can't ask for one.
 
     programs: patterns of files, one of which is there when the program behind it is installed; () for always.
-    can_ask: whether textgate's lines work in it.
+    can_ask: whether textgate's lines work in it. is_by_name: whether the program asks for these names, whatever
+    files there are: where one is missing, libpam asks `other`. has_pam: whether it asks PAM at all.
     """
 
     names: Sequence[str]
@@ -40,34 +41,43 @@ class Service:
     why: str = ""
     programs: Sequence[str] = ()
     can_ask: bool = True
+    is_by_name: bool = False
+    has_pam: bool = True
 
 
 _ONE_PROMPT = "it can ask for one password and no more"
 _BY_FTP = "by way of the user's files, which FTP writes"
 _NOBODY = "it authenticates nobody"
+_NO_PAM = "it checks passwords by itself, and asks no PAM"
 _SETTINGS = "it opens what its own settings open without a password"
 _FOR_ROOT = "it lets root through and nobody else"
+_SUDO = ("/usr/bin/sudo", "/usr/bin/sudo-rs")
 _AGENT = ("/usr/lib/polkit-1/polkit-agent-helper-1", "/usr/libexec/polkit-agent-helper-1",
           "/usr/lib/policykit-1/polkit-agent-helper-1")  # fmt: skip
 
 DOORS: Sequence[Service] = (
-    Service(("sudo",), Leads.ROOT, "with `sudo`", programs=("/usr/bin/sudo",)),
-    Service(("sudo-i",), Leads.ROOT, "with `sudo -i`", programs=("/usr/bin/sudo",)),
-    Service(("polkit-1",), Leads.ROOT, "with systemd-run, run0, pkexec and desktop programs", programs=_AGENT),
-    Service(("doas",), Leads.ROOT, "with `doas`", programs=("/usr/bin/doas",)),
-    Service(("sshd",), Leads.SHELL, "by ssh", programs=("/usr/sbin/sshd",)),
-    Service(("login",), Leads.SHELL, "on the console", programs=("/usr/bin/login", "/bin/login")),
+    Service(("sudo",), Leads.ROOT, "with `sudo`", programs=_SUDO, is_by_name=True),
+    Service(("sudo-i",), Leads.ROOT, "with `sudo -i`", programs=_SUDO, is_by_name=True),
+    Service(("polkit-1",), Leads.ROOT, "with systemd-run, run0, pkexec and desktop programs", programs=_AGENT,
+            is_by_name=True),
+    Service(("doas",), Leads.ROOT, "with `doas`", programs=("/usr/bin/doas",), is_by_name=True),
+    Service(("sshd",), Leads.SHELL, "by ssh", programs=("/usr/sbin/sshd",), is_by_name=True),
+    Service(("dropbear",), Leads.SHELL, "by ssh", _NO_PAM,
+            ("/etc/init.d/dropbear", "/usr/lib/systemd/system/dropbear.service"), can_ask=False, is_by_name=True,
+            has_pam=False),
+    Service(("login",), Leads.SHELL, "on the console", programs=("/usr/bin/login", "/bin/login"), is_by_name=True),
     Service(("remote",), Leads.SHELL, "over the network", programs=("/usr/sbin/*telnetd",)),
     Service(("su", "su-l"), Leads.SHELL, "of whomever the password belongs to, root too",
-            programs=("/usr/bin/su", "/bin/su")),
+            programs=("/usr/bin/su", "/bin/su", "/usr/bin/su-rs"), is_by_name=True),
     Service(("cockpit",), Leads.SHELL, "in the browser",
-            programs=("/usr/lib/cockpit/cockpit-session", "/usr/libexec/cockpit-session")),
+            programs=("/usr/lib/cockpit/cockpit-session", "/usr/libexec/cockpit-session"), is_by_name=True),
     Service(("gdm-password", "gdm-fingerprint", "gdm-smartcard", "gdm-smartcard-pkcs11-exclusive",
              "gdm-smartcard-sssd-exclusive", "gdm-smartcard-sssd-or-password"), Leads.SHELL,
             "on the login screen", programs=("/usr/sbin/gdm3",)),
-    Service(("lightdm",), Leads.SHELL, "on the login screen", programs=("/usr/sbin/lightdm",)),
-    Service(("greetd",), Leads.SHELL, "on the login screen", programs=("/usr/sbin/greetd",)),
-    Service(("sddm",), Leads.SHELL, "on the login screen", _ONE_PROMPT, ("/usr/bin/sddm",), can_ask=False),
+    Service(("lightdm",), Leads.SHELL, "on the login screen", programs=("/usr/sbin/lightdm",), is_by_name=True),
+    Service(("greetd",), Leads.SHELL, "on the login screen", programs=("/usr/sbin/greetd",), is_by_name=True),
+    Service(("sddm",), Leads.SHELL, "on the login screen", _ONE_PROMPT, ("/usr/bin/sddm",), can_ask=False,
+            is_by_name=True),
     Service(("lxdm",), Leads.SHELL, "on the login screen", _ONE_PROMPT, ("/usr/sbin/lxdm",), can_ask=False),
     Service(("xdm", "wdm", "slim"), Leads.SHELL, "on the login screen", _ONE_PROMPT,
             ("/usr/bin/xdm", "/usr/bin/wdm", "/usr/bin/slim"), can_ask=False),
@@ -114,6 +124,7 @@ def service_of(name: str) -> Service:
     return _BY_NAME.get(name, Service((name,), Leads.UNKNOWN))
 
 
+NO_FILE = "there is no file of its own, and PAM goes by `other`"
 NOT_ASKED = "it has textgate's lines, but [required] services leaves it out"
 
 
@@ -160,6 +171,14 @@ def message_of(door: Door) -> str:
 def remedy_of(door: Door, config_path: str) -> str:
     """What is to be done about an open door."""
     leave = f"name it in [services] left_open of {config_path}"
+    if door.why == NO_FILE:
+        path = f"/etc/pam.d/{door.name}"
+        return (
+            f"put {path} back: `dpkg -S {path}` names its package; then: apt install --reinstall "
+            "-o Dpkg::Options::=--force-confmiss PACKAGE"
+        )
+    if not door.service.has_pam:
+        return f"{door.service.why}: remove it; or let it take keys alone (-s), and {leave}"
     if not door.service.can_ask:
         line = "auth requisite pam_succeed_if.so quiet uid >= 1000 user notingroup sudo"
         return f"{door.service.why}; to keep administrators out, put `{line}` above all its lines; or {leave}"
@@ -179,7 +198,7 @@ _OTHER_PROOFS = frozenset(
     for name in ("duo", "fprintd", "google_authenticator", "oath", "p11", "pkcs11", "poldi", "ssh_agent_auth", "u2f",
                  "yubico")
 )  # fmt: skip
-_SKIPPED_BY = frozenset({"nullok", "nouserok"})
+_SKIPPED_BY = frozenset({"alwaysok", "nullok", "nouserok"})
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,40 @@ def test_cockpit_is_guarded_once_its_file_says_include(yard: Yard) -> None:
     assert yard.doors()["cockpit"].state is State.GUARDED
 
 
+@pytest.mark.parametrize("name", ["sudo-i", "sudo", "su-l", "login", "polkit-1"])
+def test_program_whose_file_is_gone_goes_by_other(yard: Yard, name: str) -> None:
+    """libpam asks `other` where a service has no file, and Debian's asks for a password."""
+    yard.bring("polkit-1")
+    yard.guard(*({"sudo", "sudo-i", "login", "su", "polkit-1"} - {name}))
+    (yard.root / "etc/pam.d" / name).unlink()
+    door = yard.doors()[name]
+    (found,) = [one for one in door_findings(yard.doors().values()) if one.level is not Level.OK]
+    assert (door.state, found.service) == (State.OPEN, name)
+    assert found.level is (Level.FAILURE if door.is_root else Level.WARNING)
+    assert "there is no file of its own, and PAM goes by `other`" in found.message
+    assert "--force-confmiss" in (found.remedy or "")
+    yard.write("etc/pam.d/other", "auth requisite pam_deny.so\n")
+    assert yard.doors()[name].state is State.CLOSED
+
+
+def test_program_that_asks_no_pam_is_a_door(yard: Yard) -> None:
+    yard.guard("sudo", "sudo-i")
+    assert "dropbear" not in yard.doors()
+    yard.write("etc/init.d/dropbear", "")
+    (found,) = [one for one in door_findings(yard.doors().values()) if one.service == "dropbear"]
+    assert found.level is Level.WARNING
+    assert (found.remedy or "").startswith("it checks passwords by itself, and asks no PAM: remove it")
+    assert yard.doors(Wishes(["dropbear"]))["dropbear"].state is State.LEFT_OPEN
+
+
+def test_program_that_was_installed_by_hand_is_a_door(yard: Yard) -> None:
+    yard.bring("doas")
+    (yard.root / "usr/bin/doas").unlink()
+    assert yard.doors()["doas"].state is State.ABSENT
+    yard.write("usr/local/bin/doas", "")
+    assert yard.doors()["doas"].state is State.OPEN
+
+
 def test_half_of_sudo_is_a_failure(yard: Yard) -> None:
     yard.guard("sudo")
     found = {one.service: one for one in door_findings(yard.doors().values())}
