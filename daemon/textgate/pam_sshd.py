@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,11 @@ OPTIONS_FILE = "/etc/default/ssh"  # from which Debian's unit takes SSHD_OPTS
 NESTING_MAX = 16  # as sshd's own SERVCONF_MAX_DEPTH
 BLOCKS_MAX = 100  # of Match, of which sshd is asked
 _UNASKED = frozenset({"-D", "-d", "-e", "-i", "-q", "-t", "-T", "-4", "-6"})  # options that change no setting
-_MARK = "/textgate-is-in-this-block"  # the name of a file; sshd does not look for it
+_MARK = "TEXTGATE_BLOCK_"  # names of variables of the environment
+ASKED_MAX = 240  # logins of which sshd is asked which blocks they are in
+_ASKED_OF_OTHERS = 4  # of these for a block that has no say in whether a code is asked for
+
+Matches = tuple[str, ...]  # as in Setting: a Match block, and those that its file is included in
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class PamSshd(PamFiles):
     def judge_sshd(
         self, first_factor: FirstFactor, users: Sequence[str] = (), *, planned: Collection[str] = ()
     ) -> SshdVerdict:
-        """Ask sshd about logins in general, about these users, and about each Match block.
+        """Ask sshd about logins in general, about these users, and about those in its Match blocks.
 
         planned: PAM services that are going to ask for a code. Raises PamAdminError.
         """
@@ -114,14 +119,25 @@ class PamSshd(PamFiles):
         for user in users:
             faults |= dict.fromkeys(f"{user}: {fault}" for fault in ask(SshLogin(user)) if fault not in faults)
         opened = dict.fromkeys(sshd_config.match_faults(settings, first_factor))
+        told = {one.matches for one in settings if sshd_config.opens(one, first_factor)}
         unclear = [f"{one.place}: {one.value[:100]}" for one in settings if not one.is_clear]
-        for block, login in self._logins_in_blocks(settings, users):
-            if login is None:
-                if any(one.matches[: len(block.matches)] == block.matches for one in settings if is_of_concern(one)):
-                    unclear.append(f"{block.place}: no login was found that is in Match {block.condition}")
-            elif not any(one.matches == block.matches and sshd_config.opens(one, first_factor) for one in settings):
-                new = [fault for fault in ask(login) if fault not in faults]
-                opened |= dict.fromkeys(f"{block.place}: {fault}, for Match {block.condition}" for fault in new)
+        blocks = _blocks(settings)
+        kinds = self._kinds_of_logins(blocks, settings, users)
+        reported: set[tuple[Matches, str]] = set()
+        for inside, login in sorted(kinds.items(), key=lambda one: len(one[0])):
+            if not told.isdisjoint(inside):
+                continue
+            for fault in ask(login):
+                if fault not in faults and not any((matches, fault) in reported for matches in inside):
+                    block = blocks[_likeliest(inside, blocks, settings)]
+                    reported.add((block.matches, fault))
+                    opened[f"{block.place}: {fault}, for Match {block.condition}"] = None
+        found = {matches for inside in kinds for matches in inside}
+        unclear += [
+            f"{block.place}: no login was found that is in Match {block.condition}"
+            for matches, block in blocks.items()
+            if matches not in found and _is_of_concern(matches, settings) and not _is_for_nobody(matches)
+        ]
         return SshdVerdict(tuple(faults), tuple(opened), tuple(unclear))
 
     def sshd_proves_first(self) -> bool:
@@ -132,45 +148,50 @@ class PamSshd(PamFiles):
         return all(map(sshd_config.proves_first, self.sshd_answers()))
 
     def sshd_answers(self) -> Iterator[dict[str, str]]:
-        """What sshd says of logins in general, and of one in each Match block: keyword -> value.
+        """What sshd says of logins in general, and of each kind that its Match blocks make: keyword -> value.
 
         Raises PamAdminError.
         """
-        logins = [login for _, login in self._logins_in_blocks(self.sshd_settings(), ()) if login is not None]
-        yield from (effective(self.effective_sshd(login)) for login in (SshLogin(), STRANGER, *logins))
+        settings = self.sshd_settings()
+        kinds = self._kinds_of_logins(_blocks(settings), settings, ())
+        yield from (effective(self.effective_sshd(login)) for login in (SshLogin(), STRANGER, *kinds.values()))
 
-    def _logins_in_blocks(
-        self, settings: Sequence[Setting], users: Sequence[str]
-    ) -> Iterator[tuple[Setting, SshLogin | None]]:
-        """Each Match block, by its first line, with a login that sshd finds to be in it; None where none is found."""
-        blocks = {one.matches: one for one in reversed(settings) if one.keyword == "match"}
-        if not blocks:
-            return
+    def _kinds_of_logins(
+        self, blocks: Mapping[Matches, Setting], settings: Sequence[Setting], users: Sequence[str]
+    ) -> dict[frozenset[Matches], SshLogin]:
+        """For each set of Match blocks that a login can be in at the same time, one login that sshd finds to be so.
+
+        What sshd says of a login hangs on that set alone. Those in no block are left out.
+        """
+        logins = list(_candidates(blocks, settings, users))
+        found: dict[frozenset[Matches], SshLogin] = {}
+        if not logins:
+            return found
         output = self.effective_sshd(STRANGER)
         keys = [line.partition(" ")[2] for line in output.splitlines() if line.lower().startswith("hostkey ")]
-        for number, (matches, block) in enumerate(blocks.items()):
-            try:
-                kinds = {kind for line in matches for kind, _ in criteria_of(line)}
-                logins = guesses(matches, users, group_members)
-            except ValueError:
-                kinds, logins = set(), []
-            if number >= BLOCKS_MAX:
-                logins = []
-            if "invalid-user" not in kinds:  # nobody real
-                yield block, next((one for one in logins if self._is_in(one, matches, keys)), None)
-
-    def _is_in(self, login: SshLogin, matches: Sequence[str], host_keys: Sequence[str]) -> bool:
-        """Whether sshd finds a login to be in all these blocks. Each stands in a file of its own, with a mark."""
+        lines = list(dict.fromkeys(line for matches in blocks for line in matches))
         with tempfile.TemporaryDirectory(prefix="textgate-sshd-") as folder:
             path = Path(folder, "sshd_config")
-            for line in matches:
-                keys = "".join(f'HostKey "{key}"\n' for key in host_keys)
-                content = f"{keys}Match {line}\nBanner {_MARK}\n"
-                path.write_text(content, encoding="utf-8", errors="surrogateescape")
-                status, output = self._run(["sshd", "-T", "-f", str(path), "-C", login.words()])
-                if status != 0 or effective(output).get("banner") != _MARK:
-                    return False
-        return True
+            for login in logins:
+                met = self._lines_met(login, lines, keys, path)
+                inside = frozenset(matches for matches in blocks if met.issuperset(matches))
+                if inside:
+                    found.setdefault(inside, login)
+        return found
+
+    def _lines_met(self, login: SshLogin, lines: Sequence[str], host_keys: Sequence[str], path: Path) -> set[str]:
+        """The Match lines that sshd finds a login to meet. Each has a mark, in a file that has nothing else.
+
+        AcceptEnv is the keyword of which sshd adds up the values of all blocks.
+        """
+        keys = "".join(f'HostKey "{key}"\n' for key in host_keys)
+        content = keys + "".join(f"Match {line}\nAcceptEnv {_MARK}{number}\n" for number, line in enumerate(lines))
+        path.write_text(content, encoding="utf-8", errors="surrogateescape")
+        status, output = self._run(["sshd", "-T", "-f", str(path), "-C", login.words()])
+        if status != 0 and len(lines) > 1:  # one that sshd can't read alone must not hide the others
+            return {met for line in lines for met in self._lines_met(login, [line], host_keys, path)}
+        marks = {line.partition(" ")[2] for line in output.splitlines() if line.lower().startswith("acceptenv ")}
+        return {line for number, line in enumerate(lines) if status == 0 and f"{_MARK}{number}" in marks}
 
     def _check_sshd(self, first_factor: FirstFactor, *, is_forced: bool) -> None:
         """sshd takes its files, and they mean what they should. Raises PamAdminError."""
@@ -219,3 +240,46 @@ def last_line(output: str) -> str:
     """The last words of a program."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""
+
+
+def _blocks(settings: Sequence[Setting]) -> dict[Matches, Setting]:
+    """Each Match block, by its first line, in the order of the files."""
+    found: dict[Matches, Setting] = {}
+    for one in settings:
+        if one.keyword == "match":
+            found.setdefault(one.matches, one)
+    return found
+
+
+def _candidates(
+    blocks: Mapping[Matches, Setting], settings: Sequence[Setting], users: Sequence[str]
+) -> Iterator[SshLogin]:
+    """Logins to ask sshd about, ASKED_MAX at most: some for each block, those first that have a say."""
+    queues: list[list[SshLogin]] = []
+    for matches in sorted(blocks, key=lambda one: not _is_of_concern(one, settings))[:BLOCKS_MAX]:
+        with contextlib.suppress(ValueError):  # it stays unclear
+            logins = [] if _is_for_nobody(matches) else guesses(matches, users, group_members)
+            queues.append(logins if _is_of_concern(matches, settings) else logins[:_ASKED_OF_OTHERS])
+    in_turn = (login for round_ in itertools.zip_longest(*queues) for login in round_ if login is not None)
+    return itertools.islice(dict.fromkeys(in_turn), ASKED_MAX)
+
+
+def _is_for_nobody(matches: Matches) -> bool:
+    """Whether a block is for names that no user has."""
+    try:
+        return any(kind == "invalid-user" for line in matches for kind, _ in criteria_of(line))
+    except ValueError:
+        return False
+
+
+def _is_of_concern(matches: Matches, settings: Sequence[Setting]) -> bool:
+    """Whether a line of a block, or of one within it, has a say in whether a code is asked for."""
+    return any(one.matches[: len(matches)] == matches for one in settings if is_of_concern(one))
+
+
+def _likeliest(
+    inside: Collection[Matches], blocks: Mapping[Matches, Setting], settings: Sequence[Setting]
+) -> Matches:
+    """Which of these blocks makes a fault, as far as lines can tell: one that has a say, the innermost, the last."""
+    order = list(blocks)
+    return max(inside, key=lambda one: (_is_of_concern(one, settings), len(one), order.index(one)))

@@ -135,8 +135,9 @@ class Ward:
     def run(self, arguments: Sequence[str]) -> tuple[int, str]:
         line = " ".join(arguments)
         if line.startswith("sshd -T -f"):  # whether a login is in a Match block
-            (mark,) = re.findall(r"^Banner (\S+)", Path(arguments[3]).read_text(), re.MULTILINE)
-            return 0, f"banner {mark}\n" if any(f"user={user}," in line for user in self.in_blocks) else ""
+            marks = re.findall(r"^AcceptEnv (\S+)", Path(arguments[3]).read_text(), re.MULTILINE)
+            is_in = any(f"user={user}," in line for user in self.in_blocks)
+            return 0, "".join(f"acceptenv {mark}\n" for mark in marks if is_in)
         if line.startswith("sshd -T") and any(f"user={user}," in line for user in self.in_blocks):
             return 0, "".join(f"{key} {value}\n" for key, value in (self.effective | self.of_blocks).items())
         if line.startswith("sshd -T"):
