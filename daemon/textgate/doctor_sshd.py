@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .errors import TextgateError
 from .finding import Finding
 from .guard_faults import Level
 from .pam_files import SSHD_SERVICES
 from .pam_stack import FirstFactor
 from .sshd_config import METHODS, effective, pam_service
+from .sshd_running import listening
 from .way_in import ssh_obstacles
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def check_sshd(machine: Machine) -> Iterator[Finding]:
         yield Finding("sshd", Level.WARNING, told, "write that line plainly, or take it out")
     if verdict.is_fine:
         yield Finding("sshd", Level.OK, f"asks for {found['authenticationmethods']}, and takes no password by itself")
+    yield from _others(machine, first_factor)
     yield from _unlisted(machine, pam_service(found))
     obstacles = ssh_obstacles(
         machine.admins,
@@ -52,6 +55,23 @@ def check_sshd(machine: Machine) -> Iterator[Finding]:
         message = "no administrator with a phone can log in by ssh: " + "; ".join(obstacles)
         yield Finding("sshd", Level.FAILURE, message, "textgate enrol USER, of one who can")
     yield from _grace(machine, found.get("logingracetime", "0"))
+
+
+def _others(machine: Machine, first_factor: FirstFactor) -> Iterator[Finding]:
+    """Whether an sshd that runs beside Debian's lets in without a code."""
+    running = listening(machine.at("/proc"), owners=machine.trusted_uids)
+    for options in dict.fromkeys(map(tuple, running)):
+        other = machine.pam.other_sshd(options)
+        if other is None:
+            continue
+        try:
+            verdict = other.judge_sshd(first_factor)
+            faults = [*verdict.faults, *verdict.opened, *verdict.unclear]
+        except TextgateError as error:
+            faults = [f"{error.message}: {error.hint}"]
+        if faults:
+            told = f"another one runs here, by sshd {' '.join(options)}: {'; '.join(faults)}"
+            yield Finding("sshd", Level.WARNING, told, "stop it, or give it the settings of the first one")
 
 
 def _unlisted(machine: Machine, service: str) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ all that is known of a service, as it is or as it is about to be.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -118,8 +119,15 @@ def _ways_around(subject: Subject) -> Iterator[_Words]:
 
 def _user_environment(subject: Subject) -> Iterator[_Words]:
     for rule in subject.rules[: _first_of_ours(subject.rules)]:
-        if rule.module.endswith("pam_env.so") and "user_readenv=1" in rule.arguments:
+        if rule.module.endswith("pam_env.so") and any(map(_reads_users_own, rule.arguments)):
             yield {"place": rule.place}
+
+
+def _reads_users_own(argument: str) -> bool:
+    """Whether an argument of pam_env means users' own files: a number that atoi(3) finds to be none but 0."""
+    name, _, value = argument.partition("=")
+    number = re.match(r"[ \t]*[-+]?([0-9]+)", value)
+    return name == "user_readenv" and number is not None and int(number[1]) != 0
 
 
 def _first_of_ours(rules: Sequence[Rule]) -> int:
@@ -209,7 +217,7 @@ FAULTS: Sequence[_Kind] = (
     ),
     _Kind(
         "user-environment", Level.FAILURE, "{place} reads users' own environment before the code",
-        "take user_readenv=1 out of {place}", _user_environment,
+        "take user_readenv out of {place}", _user_environment,
     ),
     _Kind(
         "no-seteuid", Level.FAILURE,

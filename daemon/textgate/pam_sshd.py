@@ -7,6 +7,7 @@ Needs nothing but the standard library: the way back from a PAM change hangs on 
 from __future__ import annotations
 
 import contextlib
+import copy
 import glob
 import itertools
 import os
@@ -56,6 +57,17 @@ class SshdVerdict:
 class PamSshd(PamFiles):
     """What textgate asks of sshd."""
 
+    _started_with: Sequence[str] | None = None  # options, instead of the unit's
+
+    def other_sshd(self, options: Sequence[str]) -> PamSshd | None:
+        """The same for an sshd that was started with these options; None if they are those of Debian's unit."""
+        words = [word for word in options if word not in _UNASKED]
+        if words == self._sshd_options()[0]:
+            return None
+        other = copy.copy(self)
+        other._started_with = words
+        return other
+
     def sshd_settings(self) -> list[Setting]:
         """Every setting of sshd's files in the order in which sshd reads them. Raises PamAdminError."""
         return list(self._settings_of(self._sshd_options()[1], "", (), 0))
@@ -84,6 +96,8 @@ class PamSshd(PamFiles):
             name, equals, value = line.strip().partition("=")
             if equals and name == "SSHD_OPTS":  # the last one counts; sshd gets its words, whatever is quoted
                 words = value.strip().strip("\"'").split()
+        if self._started_with is not None:
+            words = list(self._started_with)
         options = [word for word in words if word not in _UNASKED]
         main_file = sshd_config.MAIN_FILE
         for at, word in enumerate(options):

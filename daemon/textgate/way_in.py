@@ -37,11 +37,13 @@ class Logins:
     read_as: Callable[[str, Path, int], bytes] = field(default=read_as)
 
     def passwords(self) -> dict[str, str]:
-        """User -> password field of shadow(5); nothing where it can't be read."""
-        with contextlib.suppress(OSError):
-            rows = (line.split(":") for line in Path(self.shadow_file).read_text(errors="replace").splitlines())
-            return {row[0]: row[1] for row in rows if len(row) > 1}
-        return {}
+        """User -> password field of shadow(5), or of passwd(5) where it stands there; nothing of unreadable files."""
+        found: dict[str, str] = {}
+        for file, elsewhere in ((self.shadow_file, None), (self.passwd_file, "x")):
+            with contextlib.suppress(OSError):
+                rows = [line.split(":") for line in Path(file).read_text(errors="replace").splitlines()]
+                found |= {row[0]: row[1] for row in rows if len(row) > 1 and row[1] != elsewhere}
+        return found
 
     def people(self) -> list[str]:
         """Users of the local files who can have a session: root, and those with a number for people and a shell."""

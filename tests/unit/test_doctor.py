@@ -132,8 +132,15 @@ class Ward:
         path.chmod(mode)
         return path
 
+    def listens(self, line: str, *, root: str = "/") -> None:
+        """An sshd that was started by this line."""
+        self.write("proc/77/cmdline", f"sshd: {line} [listener] 0 of 10-100 startups\0")
+        (self.root / "proc/77/root").symlink_to(root)
+
     def run(self, arguments: Sequence[str]) -> tuple[int, str]:
         line = " ".join(arguments)
+        if line.startswith("sshd -T") and "UsePAM=no" in line:
+            return 0, "".join(f"{key} {value}\n" for key, value in (self.effective | {"usepam": "no"}).items())
         if line.startswith("sshd -T -f"):  # whether a login is in a Match block
             marks = re.findall(r"^AcceptEnv (\S+)", Path(arguments[3]).read_text(), re.MULTILINE)
             is_in = any(f"user={user}," in line for user in self.in_blocks)
@@ -466,7 +473,7 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
     ),
     "environment of users": (
         lambda w: _above(w, "auth required pam_env.so user_readenv=1"),
-        "pam", Level.FAILURE, "users' own environment", "take user_readenv=1 out",
+        "pam", Level.FAILURE, "users' own environment", "take user_readenv out",
     ),
     "faillock behind": (
         lambda w: _replace(w, "etc/pam.d/sudo", END_MARK, f"{END_MARK}\nauth required pam_faillock.so authfail"),
@@ -530,6 +537,10 @@ FAULTS: dict[str, tuple[Change, str, Level, str, str]] = {
         lambda w: w.effective.update(pamservicename="ssh2"),
         "sshd", Level.FAILURE, "its PAM service is ssh2", "systemctl reload ssh",
     ),
+    "sshd beside the first one": (
+        lambda w: w.listens("/usr/sbin/sshd -D -p 2222 -f /etc/ssh/other -o UsePAM=no"),
+        "sshd", Level.WARNING, "by sshd -D -p 2222 -f /etc/ssh/other -o UsePAM=no: usepam is `no`", "stop it",
+    ),
     "keys that never end": (_endless_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),
     "keys that never begin": (_waiting_keys, "sshd", Level.FAILURE, "keys: is no plain file", "textgate enrol"),
     "no administrator with a key": (_nobody_can, "sshd", Level.FAILURE, "alice: has no ssh key", "textgate enrol"),
@@ -567,6 +578,14 @@ def test_fault_is_found_with_its_remedy_and_nothing_else_gets_worse(ward: Ward, 
     said = [one for one in ward.findings() if one.check == check and one.level is level]
     assert any(words in one.message and remedy in (one.remedy or "") for one in said), said
     assert "5a5a" not in str(said)
+
+
+def test_sshd_as_the_unit_starts_it_and_one_of_a_container_are_no_fault(ward: Ward) -> None:
+    ward.listens("/usr/sbin/sshd -D")
+    assert ward.worst("sshd").level is Level.OK
+    (ward.root / "proc/77/root").unlink()
+    ward.listens("/usr/sbin/sshd -D -o UsePAM=no", root="/proc")
+    assert ward.worst("sshd").level is Level.OK
 
 
 def test_faillock_above_the_lines_is_no_fault(ward: Ward) -> None:

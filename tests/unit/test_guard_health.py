@@ -144,6 +144,17 @@ def test_three_commands_say_the_same(bench: Bench, name: str) -> None:
         assert one["remedy"] in tried.output
 
 
+@pytest.mark.parametrize(
+    ("argument", "is_read"),
+    [("user_readenv=1", True), ("user_readenv=2", True), ("user_readenv=01", True), ("user_readenv=-1", True),
+     ("user_readenv=1yes", True), ("user_readenv=0", False), ("user_readenv=yes", False), ("readenv=1", False)],
+)  # fmt: skip
+def test_numbers_by_which_pam_env_reads_users_own_files(bench: Bench, argument: str, is_read: bool) -> None:
+    bench.admin.enable("sudo", FirstFactor.PASSWORD, now_at=NOW)
+    _above(f"auth required pam_env.so {argument}")(bench)
+    assert ("user-environment" in [one.fault for one in bench.doctor()]) is is_read
+
+
 def test_lines_that_were_put_in_by_hand_are_looked_at_alike(bench: Bench) -> None:
     bench.write("etc/pam.d/sudo", "@include common-auth\n@include textgate\n@include textgate\n")
     assert bench.status()["faults"] == ["asks for more than one code"]

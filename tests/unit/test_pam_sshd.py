@@ -38,7 +38,7 @@ class Sshd:
             found = re.findall(r"^Match User (\S+)\nAcceptEnv (\S+)", Path(arguments[3]).read_text(), re.MULTILINE)
             return 0, "".join(f"acceptenv {mark}\n" for users, mark in found if user in users.split(","))
         settings = dict(GOOD)
-        for users, changes in reversed(self.blocks.items()):
+        for users, changes in reversed(list(self.blocks.items())):
             settings |= changes if user in users.split(",") else {}
         return 0, "".join(f"{keyword} {value}\n" for keyword, value in settings.items())
 

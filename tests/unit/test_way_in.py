@@ -54,6 +54,9 @@ def test_passwords_of_shadow(logins: Logins) -> None:
     assert not logins.has_password("locked")
     assert logins.has_password("of-ldap")
     assert logins.without_password() == ["empty"]
+    passwd = Path(logins.passwd_file)
+    passwd.write_text(passwd.read_text() + "old::1002:1002::/home/old:/bin/bash\n")  # pam_unix takes it from here
+    assert logins.without_password() == ["empty", "old"]
     assert Logins("/nonexistent").passwords() == {}
 
 
