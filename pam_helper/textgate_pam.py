@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -IS
 # SPDX-License-Identifier: MIT
 """The helper that pam_exec runs: hands what PAM knows to textgated, prints its text, exits with its answer.
 
@@ -8,13 +7,15 @@ Rules of this file:
 - It holds no policy. Exit 0 comes from two places: EXIT_STATUS (`skip` to begin, `pass` to check) and let_in()
   (--fail-open, and only where the daemon cannot be reached at all). Everything else, every exception included, is 1;
   wrong usage is 2.
+- Exit 0 alone opens nothing: behind both places, and nowhere else, give_word() prints the line that pam_textgate.so
+  waits for.
 - Only modules that are compiled into the interpreter: `import socket` alone costs as much as the interpreter's start.
 - One deadline for all of it. Bytes from outside are bounded, and only printable characters are printed: pam_exec
   overruns a buffer on a line that starts with NUL (linux-pam pull request 630), and the text ends on a terminal.
 - A code is never logged or printed, and of what PAM hands over only a well-formed user and service name.
 
-Installed beside `pam-helper`, which imports it: so Python takes the byte code instead of compiling this file at each
-login. The bytes of the dialogue: daemon/PROTOCOL.md.
+Installed beside `pam-helper` (launcher.c), which has Python import it: so Python takes the byte code instead of
+compiling this file at each login. The bytes of the dialogue: daemon/PROTOCOL.md.
 """
 
 import _socket
@@ -34,6 +35,10 @@ EXIT_STATUS = {
 USAGE = "usage: pam-helper [--socket PATH] [--deadline SECONDS] [--fail-open] begin|check"
 AWAY_TEXT = "The code service does not answer. Ask your administrator."
 LET_IN_TEXT = "The code service cannot be reached: no code is asked. This is logged."
+
+PROOF_ENV = b"TEXTGATE_PROOF"  # this and the form of the line: as in pam_textgate.c
+WORD_MARK = b"textgate-proof: "
+WORD_BYTES_MAX = 1000
 
 ENVIRON_NAMES = (
     b"PAM_USER", b"PAM_SERVICE", b"PAM_TTY", b"PAM_RHOST", b"PAM_RUSER", b"PAM_TYPE",
@@ -124,6 +129,8 @@ def dialogue(verb: str, path: str, until: float, is_fail_open: bool) -> int:
     if status == 0 and not is_orderly:
         raise ValueError("yes to a request that was not read")
     say(1, text)
+    if status == 0:
+        give_word(fields, posix.environ.get(PROOF_ENV))
     return status
 
 
@@ -311,6 +318,22 @@ def say(descriptor: int, untrusted_text: str) -> None:
         left = left[posix.write(descriptor, left) :]
 
 
+def give_word(fields: dict[bytes, bytes], untrusted_name: bytes | None) -> None:
+    """Prints what proves to pam_textgate.so that this is a yes to this user, of a helper that ran to its end.
+
+    untrusted_name: of the attempt, as its `start` made it; None where the PAM lines are of an earlier version, which
+    ask for no word. Raises OSError, and ValueError where no word can be given in one line: then it is a no.
+    """
+    if untrusted_name is None:
+        return
+    word = WORD_MARK + b" ".join([untrusted_name, fields.get(b"PAM_SERVICE", b""), fields.get(b"PAM_USER", b"")])
+    if len(word) > WORD_BYTES_MAX or not word.decode().isprintable():
+        raise ValueError("a name that no word can be given for")
+    left = word + b"\n"
+    while left:
+        left = left[posix.write(1, left) :]
+
+
 def refuse(verb: str, error: Exception) -> int:
     """Says that something broke, and logs what: an errno or a fixed sentence of this file, nothing from outside."""
     reason = str(error) if type(error) is ValueError else type(error).__name__
@@ -336,6 +359,7 @@ def let_in(verb: str, fields: dict[bytes, bytes]) -> int:
         },
     )
     say(1, LET_IN_TEXT)
+    give_word(fields, posix.environ.get(PROOF_ENV))
     return 0
 
 

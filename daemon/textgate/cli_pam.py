@@ -25,6 +25,7 @@ from .pam_commands import report, require_root, show, tell_notes
 from .pam_dry_run import dry_run
 from .pam_files import SSHD_SERVICES, PamAdminError, check_service
 from .pam_removal import PamRemoval
+from .pam_repair import PamRepair
 from .pam_stack import FirstFactor
 from .pam_state import Condition
 from .pam_status import moment
@@ -164,7 +165,10 @@ def _check_all(
         _require_way_in(context, admin, service, first_factor)
     played = tuple(dict.fromkeys(dry_run() + dry_run(rules)))
     empty = way_in.Logins().without_password()
-    _require_none(f"{service} would not be safe", failures(faults_of(Subject(service, rules, False, empty, played))))
+    _require_none(
+        f"{service} would not be safe",
+        failures(faults_of(Subject(service, rules, False, empty, played, bool(admin.block().faults)))),
+    )
 
 
 def _require_sound(admin: PamAdmin, service: str) -> None:
@@ -266,6 +270,32 @@ def disable(context: Context, service: str | None, is_all: bool, root: str) -> N
 def confirm(context: Context, service: str | None, root: str) -> None:
     """Make a try firm: of SERVICE, or of every service that is being tried."""
     pam_commands.confirm(context, _admin(root), service)
+
+
+@pam.command()
+@click.option("--package", is_flag=True, help="leave alone what was changed by hand; for the package's own scripts")
+@command
+def repair(context: Context, package: bool) -> None:
+    """Put textgate's own lines into order: those of /etc/pam.d/textgate, and of services from an earlier version.
+
+    Options that are yours to choose in /etc/pam.d/textgate stay: prompt=, echo, noecho, text=, --socket, --deadline,
+    --fail-open, quiet_log. The former file is kept as /var/lib/textgate/pam/block.former.
+    """
+    require_root()
+    admin = PamRepair()
+    done = admin.repair(is_careful=package)
+    tell_notes(context, admin)
+    context.result(
+        {"files": [{"path": one.path, "diff": one.diff()} for one in done.changes], "left": list(done.left)}
+    )
+    for change in done.changes:
+        context.say(change.diff().rstrip("\n"), has_lines=True)
+    for sentence in done.left:
+        context.say(f"note: {sentence}")
+    if done.changes:
+        context.say(f"as shipped again: {', '.join(change.path for change in done.changes)}")
+    elif not done.left:
+        context.say("textgate's lines are as they should be.")
 
 
 @pam.command()

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import admin_client, redis_room, wiring
+from . import admin_client, doctor_block, redis_room, wiring
 from .accounts import NssAccounts
 from .administrators import Holder, enrolled_admins, phone_holders
 from .config import Config, StoreConfig
@@ -36,6 +36,7 @@ from .guard_faults import Level, counts_wrong_passwords, failures, names
 from .guard_health import guarded_services, health
 from .pam_admin import PamAdmin
 from .pam_dry_run import dry_run
+from .pam_files import REINSTALL
 from .pam_removal import PamRemoval
 from .pam_stack import Rule, is_ours
 from .policy import Account
@@ -378,7 +379,7 @@ def _pam(machine: Machine) -> Iterator[Finding]:
         yield Finding("pam", Level.WARNING, "no service asks for a code", "textgate pam try sshd")
     for fault in () if services else machine.try_lines(None):
         message = f"a dry run of textgate's lines: {fault}"
-        yield Finding("pam", Level.FAILURE, message, "apt install --reinstall textgate")
+        yield Finding("pam", Level.FAILURE, message, f"{doctor_block.REMEDY}; then, if it stays: {REINSTALL}")
     empty = machine.logins.without_password()
     for service in services:
         found = health(machine.pam, service, empty_users=empty, try_lines=machine.try_lines)
@@ -413,6 +414,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("redis", _redis),
     ("gateway", _gateway),
     ("phones", _phones),
+    ("block", lambda machine: doctor_block.block_findings(machine.pam)),
     ("pam", _pam),
     ("changes", lambda machine: check_changes(PamRemoval(machine.root, machine.run))),
     ("doors", _doors),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .pam_stack import Rule, block_count, has_block, is_ours, lets_in_with_code, verb, ways_around
+from .pam_stack import Rule, block_count, has_block, is_ours, lacks_require, lets_in_with_code, verb, ways_around
 
 _NAMES_MAX = 5  # in one sentence
 
@@ -58,6 +58,7 @@ class Subject:
 
     asks_anybody: whether a code is asked for after a wrong password too, which for sshd its settings say as well.
     empty_users: those whose password is empty. dry_run: what a dry run of the stack found.
+    is_block_changed: whether textgate's own lines are others than those that were shipped.
     remembered: None where textgate put no lines in, and for a stack that is only planned.
     """
 
@@ -66,6 +67,7 @@ class Subject:
     asks_anybody: bool = False
     empty_users: Sequence[str] = ()
     dry_run: Sequence[str] = ()
+    is_block_changed: bool = False
     remembered: Remembered | None = None
 
 
@@ -229,7 +231,17 @@ FAULTS: Sequence[_Kind] = (
         "passwd --lock {first}", _empty_passwords,
     ),
     _Kind(
-        "dry-run", Level.FAILURE, "a dry run of its lines: {error}", "apt install --reinstall textgate",
+        "block-changed", Level.FAILURE, "asks by lines in /etc/pam.d/textgate that are not those that were shipped",
+        "textgate pam repair", lambda one: _if(one.is_block_changed),
+    ),
+    _Kind(
+        "former-lines", Level.WARNING,
+        "has textgate's lines of an earlier version: nothing behind them notices a damaged /etc/pam.d/textgate",
+        "textgate pam repair", lambda one: _if(lacks_require(one.rules)),
+    ),
+    _Kind(
+        "dry-run", Level.FAILURE, "a dry run of its lines: {error}",
+        "textgate pam repair; then, if it stays: apt install --reinstall textgate",
         lambda one: ({"error": error} for error in one.dry_run),
     ),
     _Kind(

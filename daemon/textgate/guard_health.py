@@ -43,12 +43,17 @@ def health(admin: PamAdmin, service: str, *, empty_users: Sequence[str], try_lin
     except TextgateError as error:
         found.append(_unreadable(error))
     played: Sequence[str] = ()
+    is_block_changed = False
+    try:
+        is_block_changed = bool(admin.block().faults)
+    except TextgateError as error:
+        found.append(_unreadable(error))
     try:
         played = () if remembered.is_half else try_lines(rules)
     except TextgateError as error:
         found.append(Fault("dry-run", Level.FAILURE, error.message, error.hint))
     try:
-        found += faults_of(Subject(service, rules, asks_anybody, empty_users, played, remembered))
+        found += faults_of(Subject(service, rules, asks_anybody, empty_users, played, is_block_changed, remembered))
     except TextgateError as error:
         found.append(_unreadable(error))
     return found

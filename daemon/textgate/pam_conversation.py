@@ -7,7 +7,7 @@ functions are used here with a conversation that asks the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import CDLL, POINTER, byref, c_char, c_char_p, c_int, c_size_t, c_void_p, cast, memmove, sizeof
 from ctypes.util import find_library
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ class Style(IntEnum):
 
 
 PAM_SUCCESS = 0
+PAM_ESTABLISH_CRED = 2
 PAM_CONV_ERR = 19
 
 # Gets style and text of a message; returns the answer to a prompt, or None to give up.
@@ -47,12 +48,26 @@ class PamResult:
         return self.code == PAM_SUCCESS
 
 
-def authenticate(service: str, user: str, converse: Converse, *, confdir: str | None = None) -> PamResult:
+def authenticate(
+    service: str, user: str, converse: Converse, *, confdir: str | None = None, sets_credentials: bool = False
+) -> PamResult:
     """Run the auth stack of a service for a user.
 
-    confdir: a folder that libpam reads in the place of /etc/pam.d.
+    confdir: a folder that libpam reads in the place of /etc/pam.d. sets_credentials: whether pam_setcred follows a
+    success, as in every login; its result counts then.
     Raises TextgateError when python-pam isn't installed or the stack can't be started.
     """
+    calls = ["pam_authenticate", *(["pam_setcred"] if sets_credentials else [])]
+    return _run(calls, service, user, converse, confdir)
+
+
+def set_credentials(service: str, user: str, *, confdir: str) -> PamResult:
+    """Run pam_setcred alone, as sshd does: on a handle that has seen no authentication. Raises as `authenticate`."""
+    return _run(["pam_setcred"], service, user, lambda _style, _text: None, confdir)
+
+
+def _run(calls: Sequence[str], service: str, user: str, converse: Converse, confdir: str | None) -> PamResult:
+    """Calls functions of libpam on one handle until one of them fails."""
     try:
         from pam import __internals as pam
     except ImportError:
@@ -80,7 +95,11 @@ def authenticate(service: str, user: str, converse: Converse, *, confdir: str | 
     if code != PAM_SUCCESS:
         raise TextgateError(f"the PAM service can't be started (code {code})", hint="see: ls /etc/pam.d")
     libpam.pam_set_item(handle, pam.PAM_TTY, c_char_p(LOGIN_TEST_TTY.encode()))  # nobody is to take it for a login
-    code = libpam.pam_authenticate(handle, 0)
+    flags = {"pam_authenticate": 0, "pam_setcred": PAM_ESTABLISH_CRED}
+    for call in calls:
+        code = getattr(libpam, call)(handle, flags[call])
+        if code != PAM_SUCCESS:
+            break
     reason = libpam.pam_strerror(handle, code).decode(errors="replace")
     libpam.pam_end(handle, code)
     return PamResult(code, reason)

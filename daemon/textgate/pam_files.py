@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .doors import UNSUITABLE
 from .errors import TextgateError
+from .pam_block import BLOCK, SHIPPED, Comparison, compare
 from .pam_stack import Rule, StackError, has_block, has_mark, read_stack, ways_around
 from .plain_files import read_plain
 from .programs import run_program
@@ -24,6 +25,7 @@ VENDOR_PAM_DIR = "/usr/lib/pam.d"  # where libpam looks next
 SSHD_SERVICES = ("sshd",)
 SERVICE_MAX_LENGTH = 64
 FILES_MAX_BYTES = 1 << 20
+REINSTALL = "apt install --reinstall textgate"
 
 
 class PamAdminError(TextgateError):
@@ -52,6 +54,23 @@ class PamFiles:
     def rules(self, service: str) -> list[Rule]:
         """The auth stack of a service. Raises StackError."""
         return read_stack(service, self.read_pam)
+
+    def block(self) -> Comparison:
+        """How textgate's own lines differ from those that were shipped. Raises PamAdminError."""
+        content = self._bytes(BLOCK)
+        if content is None:
+            return Comparison((f"{BLOCK} is missing",))
+        try:
+            return compare(self._text(SHIPPED), content.decode(errors="surrogateescape"))
+        except StackError as error:
+            raise PamAdminError(f"{SHIPPED}: is damaged: {error.message}", hint=REINSTALL) from None
+
+    def _text(self, path: str) -> str:
+        """The text of a file of the package. Raises PamAdminError."""
+        content = self._bytes(path)
+        if content is None:
+            raise PamAdminError(f"{path}: is missing", hint=REINSTALL)
+        return content.decode(errors="surrogateescape")
 
     def services(self) -> list[str]:
         """The services that have textgate's lines, by whoever put them in, and by way of other files too."""

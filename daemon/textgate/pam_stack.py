@@ -276,21 +276,28 @@ def _over(rules: Sequence[Rule], state: _State, last: int) -> _State:
 # success: it knows the key, and no code.
 _BROKEN = ("service_err", "system_err", "buf_err", "module_unknown")
 _NO: Mapping[str, tuple[str, ...]] = {
+    "start": ("ignore", *_BROKEN),
     "begin": ("system_err", "auth_err", "perm_denied", "ignore", *_BROKEN),
     "ask": ("ignore", "conv_err", "auth_err", *_BROKEN),
     "check": ("system_err", "auth_err", "perm_denied", "ignore", *_BROKEN),
     "deny": ("auth_err", "service_err", "module_unknown"),
     "restore": ("ignore", *_BROKEN),
+    "finish": ("auth_err", *_BROKEN),  # the helper gives no word with a no
+    "require": ("auth_err", *_BROKEN),
     "first-factor": ("success", "ignore", *_BROKEN),
 }
 _YES: Mapping[str, tuple[str, ...]] = {
+    "start": ("ignore",),
     "begin": ("system_err",),
     "ask": ("ignore",),
     "check": ("success",),
     "deny": ("auth_err",),
     "restore": ("ignore",),
+    "finish": ("ignore",),
+    "require": ("ignore",),
     "first-factor": ("success", "ignore"),
 }
+_UNNAMED = dict.fromkeys(("finish", "require"), ("auth_err",))  # what they say to an attempt that no `start` began
 # Modules with one answer. pam_rootok may let in: it is how root becomes another user with su.
 _FIXED: Mapping[str, tuple[str, ...]] = {
     "pam_deny.so": ("auth_err",),
@@ -339,7 +346,8 @@ def _run_to(state: _State, came_from: Mapping[_State, tuple[_State, str] | None]
 
 def lets_in_with_code(rules: Sequence[Rule]) -> bool:
     """Whether a right code can let in at all, by way of textgate's question. Raises StackError as `ways_around`."""
-    states = _search(rules, _YES)
+    is_named = any(is_ours(rule) and verb(rule) == "start" for rule in rules)
+    states = _search(rules, _YES if is_named else {**_YES, **_UNNAMED})
     return any(_current(rules, one) is None and _end(one) == "success" and one.has_asked for one in states)
 
 
@@ -354,7 +362,7 @@ def asks_anybody(rules: Sequence[Rule]) -> bool:
     def refuse(_at: int, rule: Rule) -> str:
         if is_ours(rule):
             met.append(verb(rule))
-            return "ignore" if verb(rule) == "first-factor" else "system_err"
+            return "ignore" if verb(rule) in ("first-factor", "start") else "system_err"
         return _FIXED.get(_file_name(rule.module), ("auth_err",))[0]
 
     play(rules, refuse)
@@ -405,7 +413,7 @@ def is_ours(rule: Rule) -> bool:
 
 
 def verb(rule: Rule) -> str:
-    """What one of textgate's lines does: begin, ask, check, deny, restore, first-factor; "" for none of them."""
+    """What one of textgate's lines does, such as begin, ask, check, require; "" for none of them."""
     if _file_name(rule.module) == "pam_textgate.so":
         return rule.arguments[0] if rule.arguments else ""
     return rule.arguments[-1] if _helper_at(rule) is not None else ""
@@ -431,6 +439,12 @@ def has_block(rules: Sequence[Rule]) -> bool:
     return any(map(is_ask, rules))
 
 
+def lacks_require(rules: Sequence[Rule]) -> bool:
+    """Whether nothing behind textgate's lines notices that their file is cut off: they are of an earlier version."""
+    asked = [at for at, rule in enumerate(rules) if is_ours(rule) and verb(rule) == "begin"]
+    return bool(asked) and not any(is_ours(rule) and verb(rule) == "require" for rule in rules[asked[-1] :])
+
+
 def block_count(rules: Sequence[Rule]) -> int:
     """How many times textgate's lines are in this stack; more than one asks, and texts, more than once."""
     return sum(is_ours(rule) and verb(rule) == "begin" for rule in rules)
@@ -438,17 +452,21 @@ def block_count(rules: Sequence[Rule]) -> int:
 
 # --- Putting the lines in and out ---
 
+# Nothing in the block's file can jump over the second line, or end the stack before it: it is a substack.
+ASKING = (f"auth substack {BLOCK_NAME}", "auth requisite pam_textgate.so require")
+_FORMER_ASKING = (f"@include {BLOCK_NAME}",)  # of earlier versions
 _AFTER_KEY = (
     "auth [success=1 default=ignore] pam_textgate.so first-factor",
     "auth requisite pam_unix.so",
-    f"@include {BLOCK_NAME}",
 )
 # For a key as well as for any: no change of sshd's AuthenticationMethods can make the code the only factor.
-_BODIES: Mapping[FirstFactor, tuple[str, ...]] = {
-    FirstFactor.PASSWORD: (f"@include {BLOCK_NAME}",),
+_BEFORE: Mapping[FirstFactor, tuple[str, ...]] = {
+    FirstFactor.PASSWORD: (),
     FirstFactor.KEY: _AFTER_KEY,
     FirstFactor.ANY: _AFTER_KEY,
 }
+_BODIES = {first_factor: (*before, *ASKING) for first_factor, before in _BEFORE.items()}
+_FORMER = {(*before, *_FORMER_ASKING): (*before, *ASKING) for before in _BEFORE.values()}  # -> today's
 # What common-auth may be made of for `pam_unix` to say all that it says.
 _PLAIN_COMMON = frozenset(["pam_unix.so", "pam_deny.so", "pam_permit.so", "pam_cap.so", "pam_faildelay.so"])
 
@@ -482,7 +500,7 @@ def with_block(text: str, first_factor: FirstFactor, *, service: str) -> str:
         return "\n".join([*lines[:kept], *block, *lines[kept + 1 :]])
     at = included[-1] if included else _last_auth_line(lines)
     if at is None:
-        by_hand = "put this line in by hand, behind the first factor:\n  " + "\n  ".join(body)
+        by_hand = "put these lines in by hand, behind the first factor:\n  " + "\n  ".join(body)
         raise StackError(f"{place}: has no auth line to put textgate's behind", hint=by_hand)
     return "\n".join([*lines[: at + 1], BEGIN_MARK, *body, END_MARK, *lines[at + 1 :]])
 
@@ -510,15 +528,40 @@ def without_block(text: str) -> str | None:
 
     None if it has no such lines, or if they were changed by hand, so that nobody can tell what belongs to them.
     """
+    found = _block_in(text)
+    if found is None:
+        return None
+    lines, first, last = found
+    kept = [line.removeprefix(KEPT_MARK) for line in lines[first : first + 1] if line.startswith(KEPT_MARK)]
+    return "\n".join([*lines[: first - 1], *kept, *lines[last + 1 :]])
+
+
+def with_todays_block(text: str) -> str | None:
+    """A file that has the lines of an earlier version, with today's in their place; what else is in it stays.
+
+    None if it has no such lines, today's included.
+    """
+    found = _block_in(text)
+    if found is None:
+        return None
+    lines, first, last = found
+    first += lines[first].startswith(KEPT_MARK)
+    body = _FORMER.get(tuple(lines[first:last]))
+    return None if body is None else "\n".join([*lines[:first], *body, *lines[last:]])
+
+
+def _block_in(text: str) -> tuple[list[str], int, int] | None:
+    """A file's lines, where those between textgate's marks begin, and where the end mark is.
+
+    None where they are not of `with_block`'s making, today's or an earlier one's.
+    """
     lines = text.split("\n")
     marks = [at for at, line in enumerate(lines) if line in (BEGIN_MARK, END_MARK)]
     if len(marks) != 2 or lines[marks[0]] != BEGIN_MARK or lines[marks[1]] != END_MARK:
         return None
-    inner = lines[marks[0] + 1 : marks[1]]
-    kept = [inner[0].removeprefix(KEPT_MARK)] if inner and inner[0].startswith(KEPT_MARK) else []
-    if tuple(inner[len(kept) :]) not in _BODIES.values():
-        return None
-    return "\n".join([*lines[: marks[0]], *kept, *lines[marks[1] + 1 :]])
+    first, last = marks[0] + 1, marks[1]
+    body = tuple(lines[first + lines[first].startswith(KEPT_MARK) : last])
+    return (lines, first, last) if body in _BODIES.values() or body in _FORMER else None
 
 
 def block_text(text: str) -> str:

@@ -205,15 +205,16 @@ def test_lines_are_read_as_libpam_reads_them(stub: Path, run_libpam: Run, seed: 
 # --- Ways around ---
 
 
-def block_lines() -> list[Line]:
-    """The installed lines."""
+def block_lines(rng: random.Random) -> list[Line]:
+    """The installed lines, or those of an earlier version, which asked for no word and had more ways around."""
     rows = [line.split(None, 1)[1] for line in BLOCK.read_text().splitlines() if line.startswith("auth")]
     lines = []
     for row in rows:
         control, _, module = row.partition("] ") if row.startswith("[") else row.partition(" ")
         lines.append(Line(f"{control}]" if row.startswith("[") else control, module.strip()))
-    assert len(lines) == 10
-    return lines
+    assert len(lines) == 12
+    former = [line for line in lines if not line.module.endswith((" start", " finish"))]
+    return rng.choice((lines, former, former))
 
 
 def damaged(rng: random.Random, lines: list[Line]) -> list[Line]:
@@ -234,7 +235,7 @@ def damaged(rng: random.Random, lines: list[Line]) -> list[Line]:
 def guarded_stack(rng: random.Random) -> Stack:
     """A few lines of other modules around textgate's, which may be whole or not."""
     stack = random_stack(rng, ("success", "ignore", "auth_err"), lines_max=2)
-    block = block_lines() if rng.random() < 0.6 else damaged(rng, block_lines())
+    block = block_lines(rng) if rng.random() < 0.6 else damaged(rng, block_lines(rng))
     where = stack.files[rng.choice(list(stack.files))]
     at = rng.randint(0, len(where))
     where[at:at] = block
@@ -243,11 +244,13 @@ def guarded_stack(rng: random.Random) -> Stack:
 
 # What textgate's lines say while the answer is no. Only what changes the way of a run: there are many runs.
 NO: Mapping[str, tuple[str, ...]] = {
+    "start": ("ignore",),
     "begin": ("system_err",),
     "ask": ("ignore", "conv_err"),
     "check": ("system_err",),
     "deny": ("auth_err",),
     "restore": ("ignore",),
+    "finish": ("auth_err",),
 }
 FEW = ("success", "ignore", "auth_err")
 

@@ -95,13 +95,13 @@ def interrupt_until_it_ends(terminal: Terminal) -> int:
     return terminal.expect_end()
 
 
-@pytest.mark.parametrize("broken", ["#!/bin/sh\nexit 0\n", "#!/bin/sh\nexit 1\n"])
-def test_demo_fails_with_a_helper_that_lets_everybody_in_or_nobody(broken: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", ["int main(void) { return 0; }\n", "int main(void) { return 1; }\n"])
+def test_demo_fails_with_a_helper_that_says_yes_or_no_to_everybody(broken: str, tmp_path: Path) -> None:
     for part in ("build/pam", "daemon", "docs", "examples", "packaging", "pam_helper", "systemd", "tests"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     for file in (ROOT / "Makefile", *ROOT.glob("*.md")):
         shutil.copy(file, tmp_path)
-    (tmp_path / "pam_helper/pam-helper").write_text(broken)
+    (tmp_path / "pam_helper/launcher.c").write_text(broken)
     done = play(tmp_path)
     assert done.returncode == 1
     assert "demo: proved" not in done.stdout

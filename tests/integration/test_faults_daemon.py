@@ -20,7 +20,7 @@ import pytest
 from fake_gatewayapi import FakeGatewayAPI
 from rig.daemon import AUTH_SOCKET, CONFIG_PATH, Daemon, Event, Values
 from rig.logins import AWAY, DOORS, GUESSES, SENT, STEP_S, Doors, helper_line
-from rig.pam import PAM_DIRECTORY
+from rig.pam import BLOCK, PAM_DIRECTORY
 from rig.people import ALICE, CAROL, DAEMON_USER
 from rig.phone import Phone
 from rig.process import run_as
@@ -252,7 +252,7 @@ def test_socket_that_never_comes_to_an_end_is_given_up(slow: Behaviour, other_so
 def test_nobody_but_root_gets_an_answer_whatever_the_mode_of_the_socket(
     mode: int, sentence: str, daemon: Daemon, doors: Doors, phone: Phone
 ) -> None:
-    (PAM_DIRECTORY / "alices").write_text("@include textgate\naccount required pam_permit.so\n")
+    (PAM_DIRECTORY / "alices").write_text(f"{BLOCK}\naccount required pam_permit.so\n")
     AUTH_SOCKET.chmod(mode)
     try:
         with Terminal(["pamtester", "alices", "alice", "authenticate"], user=ALICE.name) as terminal:

@@ -94,9 +94,20 @@ BROKEN: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "byte code cut": lambda: spoiled(byte_code(), cut),
     "python missing": lambda: spoiled(PYTHON, missing),
     "python dangling": lambda: spoiled(PYTHON, dangling),
+    "python a folder": lambda: spoiled(PYTHON, is_folder),
     "python not executable": lambda: spoiled(PYTHON, holds("", 0o644)),
     "python that fails": lambda: spoiled(PYTHON, holds("#!/bin/sh\nexit 127\n")),
     "python that is killed": lambda: spoiled(PYTHON, holds("#!/bin/sh\nkill -SEGV $$\n")),
+}
+
+
+LAUNCHER_SPEAKS = ("python missing", "python dangling", "python a folder", "python not executable")
+"""What the launcher itself has a sentence for."""
+FOREIGN: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "helper that says yes": lambda: spoiled(LAUNCHER, holds("#!/bin/sh\nexit 0\n")),
+    "helper that is another program": lambda: spoiled(LAUNCHER, lambda path: path.symlink_to("/bin/true")),
+    "helper that shows its environment": lambda: spoiled(LAUNCHER, holds("#!/bin/sh\nenv\n")),
+    "python that says yes": lambda: spoiled(PYTHON, lambda path: path.symlink_to("/bin/true")),
 }
 
 
@@ -107,20 +118,22 @@ def cut(path: Path) -> None:
 
 def test_files_of_the_helper_are_installed_as_these_tests_need_them() -> None:
     assert stat.S_IMODE(LAUNCHER.stat().st_mode) == 0o755
-    assert LAUNCHER.read_text().startswith(f"#!{PYTHON} ")
+    assert LAUNCHER.read_bytes().startswith(b"\x7fELF")
+    assert str(PYTHON).encode() in LAUNCHER.read_bytes()
     assert byte_code().stat().st_size > 1000
 
 
-@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("name", BROKEN)
 def test_broken_helper_is_a_refusal_of_the_right_code_too(
-    broken: Callable[[], contextlib.AbstractContextManager[None]], daemon: Daemon, doors: Doors, phone: Phone
+    name: str, daemon: Daemon, doors: Doors, phone: Phone
 ) -> None:
+    sentence = AWAY if name in LAUNCHER_SPEAKS else NOTHING
     login = doors.open("pam")
     login.expect(SENT)
     code = phone.next_code()
-    with broken():
-        login.try_code(code, NOTHING)
-        doors.keep_out("pam", NOTHING, NOTHING)
+    with BROKEN[name]():
+        login.try_code(code, sentence)
+        doors.keep_out("pam", sentence, sentence)
     login.type(code)
     login.expect_in()
     assert len(phone.texts) == 1
@@ -132,15 +145,45 @@ def test_broken_helper_is_a_refusal_of_the_right_code_too(
 def test_broken_helper_is_a_refusal_at_a_real_door(
     door: str, name: str, daemon: Daemon, doors: Doors, phone: Phone
 ) -> None:
+    sentence = AWAY if name in LAUNCHER_SPEAKS else NOTHING
     login = doors.open(door)
     login.expect(SENT)
     code = phone.next_code()
     with BROKEN[name]():
-        login.try_code(code, NOTHING)
-        doors.keep_out(door, NOTHING, NOTHING)
+        login.try_code(code, sentence)
+        doors.keep_out(door, sentence, sentence)
     login.type(code)
     login.expect_in()
     doors.log_in(door, phone)
+
+
+@pytest.mark.parametrize("door", ["ssh", "sudo", "pam"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_helper_that_says_yes_and_asked_nobody_lets_nobody_in(
+    door: str, name: str, daemon: Daemon, doors: Doors, phone: Phone
+) -> None:
+    """Exit status 0 was enough once: to `begin`, so that nothing was asked, and to `check`."""
+    login = doors.open(door)
+    login.expect(SENT)
+    with FOREIGN[name]():
+        login.type(GUESSES[0])
+        login.expect_out(None)
+        doors.open(door).expect_out(None)
+    assert AWAY in login.terminal.shown or door == "ssh"
+    assert daemon.find_events("check") == []
+
+
+def test_python_that_hangs_holds_the_login_until_the_deadline_only(
+    daemon: Daemon, doors: Doors, tmp_path: Path
+) -> None:
+    source = tmp_path / "hangs.c"
+    source.write_text("#include <unistd.h>\nint main(void) { for (;;) pause(); }\n")
+    subprocess.run(["cc", "-o", tmp_path / "hangs", source], check=True)
+    with helper_line("--deadline 0.1"), spoiled(PYTHON, lambda path: path.symlink_to(tmp_path / "hangs")):
+        login = doors.open("pam")
+        login.expect(NOTHING, within_s=10)
+        login.type(GUESSES[0])
+        login.expect(NOTHING, within_s=10)
 
 
 # --- Killed. ---
@@ -182,7 +225,7 @@ def helper_pid() -> int:
     (found,) = [
         int(entry.name)
         for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and HELPER.encode() in _command_line(entry).split(b"\0")
+        if entry.name.isdigit() and str(LAUNCHER.parent).encode() in _command_line(entry).split(b"\0")
     ]
     return found
 
@@ -304,16 +347,19 @@ def streams() -> Callable[[str], str]:
     ("door", "redirections"),
     [("ssh", ">&-"), ("sudo", ">&-"), ("pam", ">/dev/full"), ("pam", ">&- 2>&-"), ("pam", "2>&-")],
 )
-def test_helper_that_cannot_speak_lets_in_with_the_right_code_only(
+def test_helper_that_cannot_speak_cannot_give_its_word(
     *, door: str, redirections: str, daemon: Daemon, streams: Callable[[str], str], doors: Doors, phone: Phone
 ) -> None:
-    sentence = SENT if redirections == "2>&-" else NOTHING
+    can_speak = redirections == "2>&-"
     with helper_line(before=streams(redirections)):
         login = doors.open(door)
-        login.expect(sentence)
-        login.try_code(GUESSES[0], texts.WRONG if sentence else NOTHING)
+        login.expect(SENT if can_speak else NOTHING)
+        login.try_code(GUESSES[0], texts.WRONG if can_speak else NOTHING)
         login.type(phone.next_code())
-        login.expect_in()
+        if can_speak:
+            login.expect_in()
+        else:
+            login.expect(NOTHING)
     doors.log_in(door, phone)
 
 

@@ -97,7 +97,9 @@ class Stack:
         self.capture = self.program("capture", f"#!/bin/sh\ncat > {self.after}\n")
 
     # Runs step.N at its N-th call; no such step ends it with an error, as a crash would. Keeps what check read.
+    # With a yes it gives its word, as the real one does; `trap - EXIT` in a step makes one that gives none.
     HELPER = """#!/bin/sh
+trap '[ $? = 0 ] && echo "textgate-proof: $TEXTGATE_PROOF $PAM_SERVICE $PAM_USER"' EXIT
 cd {state} || exit 3
 count=0
 [ -e calls ] && while read -r line; do count=$((count + 1)); done < calls
@@ -160,8 +162,8 @@ echo "$*" >> calls
         )
         assert done.returncode == 0, f"status {done.returncode}: {done.stdout}{done.stderr}"
         lines = done.stdout.split("\n")[:-1]
-        results = [(line[0], int(line[2:])) for line in lines if re.fullmatch(r"[asc] \d+", line)]
-        return Run([line for line in lines if not re.fullmatch(r"[asc] \d+", line)], results, done.stderr)
+        results = [(line[0], int(line[2:])) for line in lines if re.fullmatch(r"[asce] \d+", line)]
+        return Run([line for line in lines if not re.fullmatch(r"[asce] \d+", line)], results, done.stderr)
 
 
 @pytest.fixture
@@ -360,10 +362,12 @@ def test_setcred_after_a_refusal_does_not_let_in(stack: Stack) -> None:
     assert run.results == [("a", AUTH_ERR), ("c", PERM_DENIED)]
 
 
-@pytest.mark.parametrize("include", ["@include", "auth include"])
+@pytest.mark.parametrize("include", ["@include", "auth include", "auth substack"])
 def test_block_works_by_include(stack: Stack, include: str) -> None:
     stack.write_block(service="block")
-    (stack.services / "sshd").write_text(f"{include} {stack.services}/block\nauth required pam_permit.so\n")
+    (stack.services / "sshd").write_text(
+        f"{include} {stack.services}/block\nauth requisite {stack.module} require\nauth required pam_permit.so\n"
+    )
     stack.plan(*["exit 1"] * 4, "exit 1", "exit 0")
     run = stack.run("=password", "=1", "=2", "=3", "=password", "=4", ops="aa")
     assert run.results == [("a", AUTH_ERR), ("a", SUCCESS)]
@@ -378,12 +382,101 @@ def test_every_jump_of_the_block_lands_where_its_comment_says() -> None:
     }
     landing = {number: lines[target + 1].split()[-2:] for number, target in targets.items()}
     assert landing == {
-        0: ["required", "pam_permit.so"],
-        2: ["pam_textgate.so", "restore"],
-        4: ["pam_textgate.so", "restore"],
-        6: ["pam_textgate.so", "restore"],
+        1: ["pam_textgate.so", "finish"],
+        3: ["pam_textgate.so", "restore"],
+        5: ["pam_textgate.so", "restore"],
+        7: ["pam_textgate.so", "restore"],
     }
-    assert len(lines) == 10
+    assert len(lines) == 12
+
+
+# The word: exit 0 alone is not enough
+
+
+LINE = "textgate-proof: $TEXTGATE_PROOF $PAM_SERVICE $PAM_USER"
+NO_WORDS = {
+    "nothing": "",
+    "the environment": "env",
+    "another name": "echo textgate-proof: 00000000000000000000000000000000 $PAM_SERVICE $PAM_USER",
+    "no name": "echo textgate-proof:  $PAM_SERVICE $PAM_USER",
+    "another user": "echo textgate-proof: $TEXTGATE_PROOF $PAM_SERVICE nobody",
+    "another service": "echo textgate-proof: $TEXTGATE_PROOF sudo $PAM_USER",
+    "more than it": f"echo {LINE}x",
+    "less than it": "echo textgate-proof: $TEXTGATE_PROOF $PAM_SERVICE roo",
+    "not at the beginning": f"echo ' {LINE}'",
+    "far too long": f"printf '%s %2000s' {LINE!r} x",
+    "taken back": f"echo {LINE}; echo textgate-proof: no",
+}
+
+
+@pytest.mark.parametrize("said", NO_WORDS.values(), ids=NO_WORDS)
+@pytest.mark.parametrize("verb", ["begin", "check"])
+def test_block_refuses_a_yes_without_its_word(stack: Stack, verb: str, said: str) -> None:
+    stack.write_block()
+    lie = f"trap - EXIT; {said}\nexit 0"
+    stack.plan(*(["exit 1"] if verb == "check" else []), lie)
+    run = stack.run("=password", "=1")
+    assert run.result == AUTH_ERR
+    assert run.seen[-1] == "ERROR The code service does not answer. Ask your administrator."
+    assert not stack.after.exists()
+
+
+def test_word_is_shown_to_nobody_and_its_name_gets_into_no_session(stack: Stack) -> None:
+    stack.write_block()
+    stack.plan("exit 1", "echo Welcome.; exit 0")
+    run = stack.run("=password", "=1", ops="ae")
+    assert run.seen == [PASSWORD, CODE, "INFO Welcome."]
+    assert run.results == [("a", SUCCESS), ("e", 0)]  # of the names in the PAM environment, none is ours
+
+
+@pytest.mark.parametrize("end", ["three wrong", "broken off", "no word", "require"])
+def test_every_refusal_gives_the_program_its_conversation_and_environment_back(stack: Stack, end: str) -> None:
+    stack.write_block()
+    if end == "require":
+        block = (stack.services / "sshd").read_text().replace("finish", "require")
+        (stack.services / "sshd").write_text(block)
+    stack.plan(
+        "exit 1", *{"no word": ["trap - EXIT; exit 0"], "require": ["trap - EXIT; exit 0"]}.get(end, ["exit 1"] * 3)
+    )
+    answers = ["!null"] if end == "broken off" else ["=1", "=2", "=3"]
+    assert stack.run("=password", *answers, ops="ae").results[1] == ("e", 0)
+
+
+def test_word_of_one_attempt_lets_nobody_in_at_the_next(stack: Stack) -> None:
+    """sudo runs the block again on one handle."""
+    stack.write_block()
+    stack.plan("exit 0", f"trap - EXIT; cat {stack.state}/word; exit 0")
+    keep = stack.helper.read_text().replace("echo", f"tee {stack.state}/word <<< ", 1)
+    stack.program("scripted-helper", keep.replace("#!/bin/sh", "#!/bin/bash", 1))
+    run = stack.run("=password", "=password", ops="aa")
+    assert run.results == [("a", SUCCESS), ("a", AUTH_ERR)]
+
+
+def test_require_takes_a_word_once(stack: Stack) -> None:
+    stack.write_block(service="block")
+    lines = [f"auth substack {stack.services}/block", "auth requisite pam_textgate.so require"]
+    stack.write(*lines, "auth requisite pam_textgate.so require", "auth required pam_permit.so")
+    stack.plan("exit 0")
+    assert stack.run("=password").result == AUTH_ERR
+
+
+@pytest.mark.parametrize("block", ["", "auth required pam_permit.so\n", "auth [default=done] pam_permit.so\n"])
+def test_require_refuses_where_no_block_ran(stack: Stack, block: str) -> None:
+    """And says so: nobody else has told the person, and the log, why."""
+    (stack.services / "block").write_text(block)
+    lines = [f"auth substack {stack.services}/block", "auth requisite pam_textgate.so require"]
+    stack.write("auth required pam_permit.so", *lines)
+    run = stack.run()
+    assert (run.seen, run.result) == (["ERROR The code service does not answer. Ask your administrator."], AUTH_ERR)
+
+
+def test_require_says_nothing_where_the_block_has_refused(stack: Stack) -> None:
+    stack.write_block(service="block")
+    lines = [f"auth substack {stack.services}/block", "auth requisite pam_textgate.so require"]
+    stack.write("auth required pam_permit.so", *lines)
+    stack.plan(*["exit 1"] * 4)
+    run = stack.run("=password", "=1", "=2", "=3")
+    assert (run.seen, run.result) == ([PASSWORD, CODE, CODE, CODE, REFUSAL], AUTH_ERR)
 
 
 # The verbs one by one
@@ -485,6 +578,9 @@ def test_deny_refuses_without_a_conversation_too(stack: Stack) -> None:
         "ask text=no",
         "ask ask",
         "restore echo",
+        "start echo",
+        "finish text=no",
+        "require text=no",
         "deny prompt=no",
         "deny text",
         "first-factor sshd",
@@ -574,7 +670,14 @@ def test_first_factor_needs_a_tty(stack: Stack) -> None:
     assert stack.run(options=["-e", KEY]).result == AUTH_ERR
 
 
-@pytest.mark.parametrize("call", ["pam_get_item", "pam_set_item", "pam_get_data", "pam_set_data", "strdup", "calloc"])
+# How often each is called on this way in; a smaller count would mean that the test strikes no more.
+CALLS = {
+    "pam_get_item": 5, "pam_set_item": 5, "pam_get_data": 5, "pam_set_data": 3, "pam_putenv": 2, "strdup": 1,
+    "calloc": 3, "getrandom": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 def test_nobody_gets_in_when_a_call_of_the_module_fails(stack: Stack, call: str, number: int) -> None:
     stack.write_block()
@@ -582,9 +685,7 @@ def test_nobody_gets_in_when_a_call_of_the_module_fails(stack: Stack, call: str,
     env = {"LD_PRELOAD": str(stack.built.fail), "PAM_FAIL": f"{call}:{number}"}
     run = stack.run("=password", "=1", "=2", env=env)
     has_failed = "injected" in run.stderr
-    # How often each is called on this way in; a smaller count would mean that the test strikes no more.
-    calls = {"pam_get_item": 1, "pam_set_item": 3, "pam_get_data": 3, "pam_set_data": 2, "strdup": 1, "calloc": 1}
-    assert has_failed == (number <= calls[call])
+    assert has_failed == (number <= CALLS[call])
     assert (run.result != SUCCESS) == has_failed
     assert stack.after.exists() != has_failed
 
@@ -628,6 +729,7 @@ def test_install_puts_each_file_where_pam_looks(tmp_path: Path) -> None:
         f"usr/lib/{multiarch}/security/pam_textgate.so": 0o644,
         "usr/libexec/textgate/pam-helper": 0o755,
         "usr/libexec/textgate/textgate_pam.py": 0o644,
+        "usr/share/textgate/textgate.pam": 0o644,
         "etc/pam.d/textgate": 0o644,
     }
 
@@ -642,7 +744,8 @@ for folder in etc usr; do
     mount -t overlay overlay -o lowerdir=/$folder,upperdir=$work/ns/$folder/u,workdir=$work/ns/$folder/w /$folder
 done
 make -s -C {source} BUILD={build} install
-printf '@include textgate\\naccount required pam_permit.so\\n' > /etc/pam.d/pamtest
+printf '%s\\n' 'auth substack textgate' 'auth requisite pam_textgate.so require' \\
+    'account required pam_permit.so' > /etc/pam.d/pamtest
 printf 'auth optional pam_textgate.so %s\\n' "ask secret-option" "secret-verb" "ask" > /etc/pam.d/faulty
 # The whole of /dev but with a log of ours in it.
 mkdir $work/ns/dev; mount -t tmpfs tmpfs $work/ns/dev
@@ -836,8 +939,16 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     found.close()
 
 
+def installed_helper(stack: Stack) -> Path:
+    """The real helper in a folder of its own: the launcher and what Python imports beside it."""
+    folder = stack.state / "libexec"
+    folder.mkdir()
+    shutil.copy(SOURCE / "textgate_pam.py", folder)
+    return Path(shutil.copy(BUILD / "pam-helper", folder))
+
+
 def test_helper_gets_pam_items_and_the_ssh_environment(stack: Stack, daemon: Daemon) -> None:
-    stack.write_block(helper=f"{SOURCE}/pam-helper --socket {daemon.path}")
+    stack.write_block(helper=f"{installed_helper(stack)} --socket {daemon.path}")
     daemon.answers = [b"ask\n", b"pass\n"]
     connection = "SSH_CONNECTION=192.0.2.7 40000 198.51.100.1 22"
     run = stack.run("=password", "=123 456", options=["-t", "ssh", "-e", KEY, "-e", connection])
@@ -859,7 +970,7 @@ def test_helper_gets_pam_items_and_the_ssh_environment(stack: Stack, daemon: Dae
 
 @pytest.mark.parametrize("name", ["PAM_USER", "PAM_SERVICE", "PAM_TTY", "PAM_TYPE"])
 def test_helper_refuses_pam_environment_that_poses_as_a_pam_item(stack: Stack, daemon: Daemon, name: str) -> None:
-    stack.write_block(helper=f"{SOURCE}/pam-helper --socket {daemon.path}")
+    stack.write_block(helper=f"{installed_helper(stack)} --socket {daemon.path}")
     daemon.answers = [b"skip\n"]
     run = stack.run("=password", "=1", "=2", "=3", options=["-t", "ssh", "-e", f"{name}=mallory"])
     assert (run.result, daemon.requests) == (AUTH_ERR, [])

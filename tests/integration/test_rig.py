@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from rig.daemon import Daemon, textgate
-from rig.pam import PAM_DIRECTORY, FirstFactor, pam_lines
+from rig.pam import BLOCK, PAM_DIRECTORY, FirstFactor, pam_lines
 from rig.people import ALICE, BOB, CAROL, HOST_NAME, KEPT, PEOPLE, Person, is_in_world
 from rig.phone import Phone, wrong_code
 from rig.process import Process, Program, RigError, run_as
@@ -292,7 +292,7 @@ def test_daemon_makes_its_own_sockets_where_nobody_passes_any(daemon: Daemon) ->
 def test_pam_lines_are_taken_out_again() -> None:
     before = files(str(PAM_DIRECTORY))
     with pam_lines("sudo", FirstFactor.PASSWORD) as lines:
-        assert "@include textgate" in lines
+        assert BLOCK in lines
         assert (PAM_DIRECTORY / "sudo").read_text() == lines
     assert files(str(PAM_DIRECTORY)) == before
 

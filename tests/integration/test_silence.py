@@ -20,7 +20,7 @@ from fake_gatewayapi import FakeGatewayAPI
 from hostile import CANARY, NAMES
 from rig.daemon import AUTH_SOCKET, Daemon, write_phones
 from rig.logins import SENT
-from rig.pam import PAM_DIRECTORY, FirstFactor
+from rig.pam import BLOCK, PAM_DIRECTORY, FirstFactor
 from rig.people import ALICE, CAROL, DAVE, Person
 from rig.process import run_as
 from rig.prompts import ONE_ROUND, PROVE
@@ -162,7 +162,7 @@ def canary() -> Iterator[Callable[[], list[str]]]:
     def listed() -> set[str]:
         return {str(path) for place in places for path in place.iterdir()}
 
-    (PAM_DIRECTORY / "door").write_text("@include textgate\naccount required pam_permit.so\n")
+    (PAM_DIRECTORY / "door").write_text(f"{BLOCK}\naccount required pam_permit.so\n")
     before = listed()
     yield lambda: sorted(listed() - before)
 

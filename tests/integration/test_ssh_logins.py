@@ -11,7 +11,7 @@ import pytest
 
 from fake_gatewayapi import FakeGatewayAPI
 from rig.daemon import Daemon
-from rig.pam import FirstFactor
+from rig.pam import BLOCK, FirstFactor
 from rig.people import ALICE, BOB, CAROL
 from rig.phone import Phone, wrong_code
 from rig.prompts import AS_PEOPLE_SEE_IT, CODE, ONE_ROUND, PROOF, PROVE, all_shown
@@ -233,7 +233,7 @@ def test_what_stands_behind_the_block_gets_the_password_and_not_the_code(
     script.chmod(0o755)
     sshd = start_sshd(FirstFactor.PASSWORD)
     service = Path("/etc/pam.d/sshd")
-    block = "@include textgate\n"
+    block = f"{BLOCK}\n"
     assert block in service.read_text()
     line = f"auth required pam_exec.so quiet seteuid expose_authtok {script}\n"
     service.write_text(service.read_text().replace(block, block + line))

@@ -13,7 +13,7 @@ import pytest
 
 from fake_gatewayapi import FakeGatewayAPI
 from rig.daemon import Daemon
-from rig.pam import FirstFactor, pam_lines
+from rig.pam import BLOCK, FirstFactor, pam_lines
 from rig.people import ALICE, BOB
 from rig.phone import Phone, wrong_code
 from rig.process import run_as
@@ -164,7 +164,7 @@ def test_what_stands_behind_the_block_in_sudo_gets_the_password_and_not_the_code
     (script := tmp_path / "keep").write_text(f"#!/bin/sh\ntr -d '\\000' | sha256sum >{kept}\n")
     script.chmod(0o755)
     service = Path("/etc/pam.d/sudo")
-    block = "@include textgate\n"
+    block = f"{BLOCK}\n"
     assert block in service.read_text()
     line = f"auth required pam_exec.so quiet seteuid expose_authtok {script}\n"
     service.write_text(service.read_text().replace(block, block + line))

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .pam import COMMON, PAM_DIRECTORY, FirstFactor, pam_lines
+from .pam import BLOCK, COMMON, PAM_DIRECTORY, FirstFactor, pam_lines
 from .people import ALICE, Person, is_in_world
 from .phone import Phone
 from .process import RigError
@@ -148,7 +148,7 @@ class Doors:
         return terminal
 
     def _pam(self, person: Person) -> Terminal:
-        (PAM_DIRECTORY / "door").write_text("@include textgate\naccount required pam_permit.so\n")
+        (PAM_DIRECTORY / "door").write_text(f"{BLOCK}\naccount required pam_permit.so\n")
         return Terminal(["pamtester", "door", person.name, "authenticate", "setcred"])
 
     def __enter__(self) -> Doors:

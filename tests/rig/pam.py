@@ -15,7 +15,7 @@ from .people import is_in_world
 from .process import RigError
 
 PAM_DIRECTORY = Path("/etc/pam.d")
-BLOCK = "@include textgate"
+BLOCK = "auth substack textgate\nauth requisite pam_textgate.so require"
 COMMON = "@include common-auth"
 _FIRST_FACTOR = """\
 auth [success=1 default=ignore] pam_textgate.so first-factor
@@ -50,7 +50,7 @@ def pam_lines(service: str, first_factor: FirstFactor) -> Iterator[str]:
         raise RigError("PAM files are changed in a private world only")
     path = PAM_DIRECTORY / service
     before = path.read_text()
-    lines = [line for line in before.splitlines() if line.strip() != BLOCK]
+    lines = [line for line in before.splitlines() if line.strip() not in BLOCK.splitlines()]
     if lines.count(COMMON) != 1:
         raise RigError(f"{path}: {COMMON} is not there once")
     changed = "\n".join(first_factor.pam_lines if line == COMMON else line for line in lines) + "\n"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A former build of the package, for upgrades: today's, with an older version and other configuration files."""
+"""A former build of the package, for upgrades: today's, with an older version and other configuration files.
+
+Its block of PAM lines is that of an earlier version, as a conffile.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 VERSION = "0.0.9"
-CHANGED = {"usr/share/textgate/textgate.toml", "etc/textgate/redis.conf", "etc/pam.d/textgate"}
+CHANGED = {"usr/share/textgate/textgate.toml", "etc/textgate/redis.conf", "usr/share/textgate/textgate.pam"}
+BLOCK = "etc/pam.d/textgate"
 LINE = "# A line of the former build.\n"
 
 
@@ -20,6 +24,12 @@ def former_deb(deb: Path, folder: Path) -> Path:
     control.write_text("".join(f"Version: {VERSION}\n" if line.startswith("Version: ") else line for line in lines))
     for name in CHANGED:
         (tree / name).write_text((tree / name).read_text() + LINE)
+    shipped = tree / "usr/share/textgate/textgate.pam"
+    lines = shipped.read_text().splitlines(keepends=True)
+    shipped.write_text("".join(line for line in lines if not line.endswith(("so start\n", "so finish\n"))))
+    (tree / BLOCK).write_bytes(shipped.read_bytes())
+    conffiles = tree / "DEBIAN" / "conffiles"
+    conffiles.write_text(conffiles.read_text() + f"/{BLOCK}\n")
     init = tree / "usr/lib/python3/dist-packages/textgate/__init__.py"
     former = [line for line in init.read_text().splitlines(keepends=True) if not line.startswith("__version__ =")]
     init.write_text("".join(former) + f'__version__ = "{VERSION}"\n')

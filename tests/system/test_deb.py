@@ -6,6 +6,7 @@ The second half is what piuparts does: install, upgrade, remove, purge, and comp
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from system.former import LINE, former_deb
+from system.former import BLOCK, LINE, former_deb
 from system.machines import REPOSITORY, BaseTree, in_tree, remove_tree
 
 # What every installation of any package changes, and the users, which stay (see debian/postrm).
@@ -27,6 +28,7 @@ NOISE = (
     "var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "run", "tmp", "proc", "sys", "dev", "root",
     "var/lib/systemd/catalog/database", "var/lib/systemd/random-seed",
 )  # fmt: skip
+INCLUDE = "@include textgate"
 CONFFILES = ("etc/textgate/redis.conf", "etc/pam.d/textgate", "etc/pam.d/textgate-api")
 
 
@@ -114,6 +116,7 @@ def test_cycle_leaves_conffiles_until_purge_and_then_nothing(
     apt(base, tree, "install", former_deb(deb, tmp_path))
     apt(base, tree, "install", deb)
     installed = snapshot(tree)
+    assert block_is_whole(tree)
     for name in CONFFILES:
         assert LINE not in (tree / name).read_text()
     assert (tree / "etc/textgate/credentials/vault-key").stat().st_mode & 0o777 == 0o600
@@ -125,12 +128,55 @@ def test_cycle_leaves_conffiles_until_purge_and_then_nothing(
         *CONFFILES, "etc/textgate", "etc/textgate/textgate.toml", "etc/textgate/credentials",
         "etc/textgate/credentials/vault-key", "var/lib/textgate",
     }  # fmt: skip
-    units = {path for path in kept if path.startswith(("etc/systemd/system/", "var/lib/systemd/deb-systemd-helper"))}
-    assert kept - units == allowed, kept - units - allowed
+    places = ("etc/systemd/system/", "var/lib/systemd/deb-systemd-helper", "var/lib/textgate/")
+    others = {path for path in kept if path.startswith(places)}
+    assert kept - others == allowed, kept - others - allowed
     assert installed.keys() > before.keys()
 
     apt(base, tree, "purge", "textgate")
     assert difference(before, snapshot(tree)) == set()
+
+
+def block_is_whole(tree: Path) -> bool:
+    """Whether PAM reads the block that the package ships."""
+    return (tree / BLOCK).read_bytes() == (tree / "usr/share/textgate/textgate.pam").read_bytes()
+
+
+def test_block_of_pam_lines_is_renewed_and_comes_back_with_each_installation(
+    base: BaseTree, tree: Path, deb: Path
+) -> None:
+    apt(base, tree, "install", deb)
+    block = tree / BLOCK
+    service = tree / "etc/pam.d/login"
+    before = service.read_bytes()
+    in_tree(tree, ["textgate", "pam", "enable", "login", "--force"], options=base.nspawn_options)
+    earlier = service.read_text().replace("auth substack textgate\nauth requisite pam_textgate.so require", INCLUDE)
+    state = tree / "var/lib/textgate/pam/login.json"
+    old, new = (base64.b64encode(text).decode() for text in (service.read_bytes(), earlier.encode()))
+    service.write_text(earlier)
+    state.write_text(state.read_text().replace(old, new))
+    lines = [line for line in block.read_text().splitlines() if not line.endswith(("so start", "so finish"))]
+    block.write_text("\n".join(lines).replace("so ask", "so ask echo") + "\n")
+    apt(base, tree, "install", "--reinstall", deb)
+    assert block.read_text().count("so ask echo") == 3
+    assert block.read_text().replace(" echo", "") == (tree / "usr/share/textgate/textgate.pam").read_text()
+    assert INCLUDE not in service.read_text()
+    in_tree(tree, ["textgate", "pam", "disable", "login"], options=base.nspawn_options)
+    assert service.read_bytes() == before
+
+    block.unlink()
+    apt(base, tree, "install", "--reinstall", deb)
+    assert block_is_whole(tree)
+    block.write_text("")
+    apt(base, tree, "install", "--reinstall", deb)
+    assert block_is_whole(tree)
+    mine = block.read_text().replace("success=5", "success=3")
+    block.write_text(mine)
+    said = apt(base, tree, "install", "--reinstall", deb)
+    assert "/etc/pam.d/textgate was changed by hand" in said
+    assert block.read_text() == mine
+    in_tree(tree, ["textgate", "pam", "repair"], options=base.nspawn_options)
+    assert block_is_whole(tree)
 
 
 def test_upgrade_asks_nothing_about_what_setup_has_changed(

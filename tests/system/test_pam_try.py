@@ -73,7 +73,7 @@ def test_tries_that_nobody_confirms_are_taken_back_while_a_session_is_open(doors
     with doors.ssh("publickey", command="cat") as session:
         for service in ("sshd", "sudo"):
             said = pam(machine, "try", service, "--confirm-within", SHORT).stdout
-            assert "+@include textgate" in said
+            assert "+auth substack textgate" in said
             assert f"{service} is guarded" in said
         assert fingerprint(machine) != before
         assert machine.run(["systemctl", "is-enabled", TIMER]).stdout.strip() == "enabled"
@@ -306,9 +306,9 @@ def test_match_block_for_a_port_does_not_stand_in_the_way(doors: Doors, machine:
 def test_two_commands_at_once_make_one_change(doors: Doors, machine: Machine) -> None:
     one = "textgate pam enable login 2>&1"
     both = machine.run(f"{one} >/run/one & {one} >/run/two; wait; cat /run/one /run/two").stdout
-    assert both.count("+@include textgate") == 1
+    assert both.count("+auth substack textgate") == 1
     assert both.count("login is guarded already") == 1
-    assert machine.read("/etc/pam.d/login").count("@include textgate") == 1
+    assert machine.read("/etc/pam.d/login").count("auth substack textgate") == 1
 
 
 def test_what_would_close_the_machine_to_its_administrators_is_refused(doors: Doors, machine: Machine) -> None:
@@ -364,7 +364,7 @@ def test_removal_of_the_package_takes_the_lines_out_first_and_says_so(doors: Doo
 def test_removal_of_the_package_takes_the_profile_out_of_common_auth(doors: Doors, machine: Machine) -> None:
     before = fingerprint(machine)
     machine.run("pam-auth-update --enable textgate")
-    assert "include textgate" in machine.read("/etc/pam.d/common-auth")
+    assert "textgate" in machine.read("/etc/pam.d/common-auth")
     machine.run(["apt-get", "-q", "-y", "remove", "textgate"], within_s=300)
     assert "textgate" not in machine.read("/etc/pam.d/common-auth")
     machine.run("apt-get -q -y install /root/textgate_*.deb", within_s=300)

@@ -110,7 +110,7 @@ def test_guarded_polkit_asks_the_text_agent_for_the_code(doors: Doors, machine: 
     had = machine.exists(OWN)
     assert machine.exists(VENDOR) or had
     machine.run(["textgate", "pam", "try", "polkit-1", "--confirm-within", "1h"])
-    assert "@include textgate" in machine.read(OWN)
+    assert "auth substack textgate" in machine.read(OWN)
     for command in commands(release):
         forget(machine)
         with at_password(doors, command) as login:

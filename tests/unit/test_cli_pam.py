@@ -20,6 +20,7 @@ from textgate.cli_base import Context
 from textgate.errors import DaemonUnavailable, UsageError
 from textgate.pam_admin import PamAdmin
 from textgate.pam_removal import PamRemoval
+from textgate.pam_repair import PamRepair
 from textgate.pam_stack import FirstFactor, Rule
 from textgate.pam_state import STATE_DIR
 from textgate.policy import Account
@@ -54,6 +55,7 @@ class Desk:
         self.has_systemd = True
         for name, text in {"textgate": BLOCK, "common-auth": COMMON, "su-l": "auth include su\n"}.items():
             self.write(f"etc/pam.d/{name}", text)
+        self.write("usr/share/textgate/textgate.pam", BLOCK)
         for name in ("sshd", "sudo", "sudo-i", "su", "login"):
             self.write(f"etc/pam.d/{name}", "@include common-auth\n")
         self.write("usr/bin/sudo", "")
@@ -63,6 +65,7 @@ class Desk:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         monkeypatch.setattr(cli_pam, "PamAdmin", lambda: PamAdmin(str(root), self.run_command))
         monkeypatch.setattr(cli_pam, "PamRemoval", lambda: PamRemoval(str(root), self.run_command))
+        monkeypatch.setattr(cli_pam, "PamRepair", lambda: PamRepair(str(root), self.run_command))
         for module in (cli_pam, pam_commands):
             monkeypatch.setattr(module, "dry_run", self.dry_run)
         monkeypatch.setattr(admin_client, "call", self.call)
@@ -122,7 +125,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 def test_enable_shows_the_diff_and_says_it_once(desk: Desk) -> None:
     done = desk.run("enable", "sudo")
     assert done.exit_code == 0
-    assert "+@include textgate" in done.output
+    assert "+auth substack textgate" in done.output
     assert "sudo is guarded." in done.output
     again = desk.run("enable", "sudo")
     assert again.exit_code == 0
@@ -251,7 +254,7 @@ def test_disable_of_all_does_all_or_nothing_and_tells_why(desk: Desk) -> None:
         desk.run("enable", service)
     for service in ("login", "su"):
         path = desk.root / "etc/pam.d" / service
-        path.write_text(path.read_text().replace("@include textgate", f"auth required mine-{service}.so"))
+        path.write_text(path.read_text().replace("auth substack textgate", f"auth required mine-{service}.so"))
     before = desk.files()
     done = desk.run("disable", "--all")
     assert done.exit_code == 1
@@ -459,7 +462,7 @@ def test_json_is_one_object_with_the_diff(desk: Desk) -> None:
     assert done["service"] == "sudo"
     assert done["is_changed"] is True
     assert done["files"] == ["/etc/pam.d/sudo"]
-    assert "+@include textgate" in done["diff"]
+    assert "+auth substack textgate" in done["diff"]
     again = json.loads(desk.run("enable", "sudo", "--json").output)
     assert again["is_changed"] is False
     (taken_out,) = json.loads(desk.run("disable", "--all", "--json").output)["services"]

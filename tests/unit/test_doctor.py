@@ -95,6 +95,7 @@ class Ward:
         self.options: dict[str, str] = {}
         for name, text in {
             "etc/pam.d/textgate": BLOCK,
+            "usr/share/textgate/textgate.pam": BLOCK,
             "etc/pam.d/common-auth": COMMON,
             "etc/pam.d/sshd": "@include common-auth\n",
             "etc/pam.d/sudo": "@include common-auth\n",
@@ -222,8 +223,8 @@ def test_healthy_machine_has_no_complaint(ward: Ward) -> None:
     findings = ward.findings()
     assert {one.level for one in findings} == {Level.OK}, [one for one in findings if one.level is not Level.OK]
     assert {one.check for one in findings} == {
-        "config", "credentials", "files", "socket", "daemon", "redis", "gateway", "credit", "clock", "phones", "pam",
-        "doors", "sshd", "sudo",
+        "config", "credentials", "files", "socket", "daemon", "redis", "gateway", "credit", "clock", "phones",
+        "block", "pam", "doors", "sshd", "sudo",
     }  # fmt: skip
 
 

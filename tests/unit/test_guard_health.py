@@ -40,6 +40,7 @@ class Bench:
         self.is_timer_on = True
         for name, text in {"textgate": BLOCK, "common-auth": COMMON, "sudo": "@include common-auth\n"}.items():
             self.write(f"etc/pam.d/{name}", text)
+        self.write("usr/share/textgate/textgate.pam", BLOCK)
         self.config = self.write("textgate.toml", '[limits]\nallowed_countries = ["DK"]\n')
         self.admin = PamAdmin(str(root), self.run_command)
         monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -118,6 +119,7 @@ BROKEN: dict[str, Callable[[Bench], object]] = {
     "user-environment": _above("auth required pam_env.so user_readenv=1"),
     "no-seteuid": lambda b: b.replace("etc/pam.d/textgate", " seteuid", ""),
     "empty-password": lambda b: b.empty.append("guest"),
+    "block-changed": lambda b: b.replace("etc/pam.d/textgate", "success=3", "success=2"),
     "dry-run": lambda b: setattr(b, "played", ("a right code is refused",)),
     "no-timer": _tried,
     "not-taken-back": _not_taken_back,
@@ -158,7 +160,7 @@ def test_numbers_by_which_pam_env_reads_users_own_files(bench: Bench, argument: 
 def test_lines_that_were_put_in_by_hand_are_looked_at_alike(bench: Bench) -> None:
     bench.write("etc/pam.d/sudo", "@include common-auth\n@include textgate\n@include textgate\n")
     assert bench.status()["faults"] == ["asks for more than one code"]
-    assert [one.fault for one in bench.doctor()] == ["two-codes"]
+    assert [one.fault for one in bench.doctor()] == ["two-codes", "former-lines"]
     tried = bench.pam("try", "sudo", "--force")
     assert tried.exit_code == 1
     assert "asks for more than one code" in tried.output
@@ -177,7 +179,7 @@ def test_half_a_change_is_told_by_all_and_mended_by_the_next_try(bench: Bench) -
 
 
 @pytest.mark.parametrize("name", ["way-around", "nobody-gets-in", "asks-anybody", "user-environment", "dry-run",
-                                  "empty-password", "no-seteuid"])  # fmt: skip
+                                  "empty-password", "no-seteuid", "block-changed"])  # fmt: skip
 def test_what_a_guarded_service_must_not_have_is_refused_before(bench: Bench, name: str) -> None:
     BROKEN[name](bench)
     broken = (bench.root / "etc/pam.d/sudo").read_text()
@@ -203,7 +205,7 @@ def test_warning_refuses_nothing_and_is_told_by_both(bench: Bench) -> None:
 def test_every_fault_is_tried_here_and_has_a_name_of_its_own() -> None:
     names = [kind.name for kind in FAULTS]
     assert len(set(names)) == len(names)
-    assert set(names) == {*BROKEN, "half-written", "counts-codes", "not-confirmed"} - {"unreadable"}
+    assert set(names) == {*BROKEN, "half-written", "counts-codes", "former-lines", "not-confirmed"} - {"unreadable"}
 
 
 def test_long_lists_of_names_are_cut() -> None:

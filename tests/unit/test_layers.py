@@ -17,15 +17,16 @@ PACKAGE = Path(textgate.__file__).parent
 
 _MODULES = {
     "core": "away printable errors secret codes msisdn sms texts limits policy protocol session config "
-    "gateway_outcomes pam_stack config_edit sshd_config sshd_words sshd_cases guard_faults finding doors",
-    "adapters": "audit_digest decoys sshd_running sudoers "
+    "gateway_outcomes pam_stack config_edit sshd_config sshd_words sshd_cases guard_faults finding doors "
+    "pam_block",
+    "adapters": "pam_repair audit_digest decoys sshd_running sudoers "
     "store store_clock store_upgrade seen spent proofs "
     "gateway gateway_transport directory accounts credentials credstore vault peercred boot audit "
     "pam_conversation admin_client journal_reader memory transaction pam_files pam_state pam_sshd pam_admin "
     "pam_removal pam_dry_run guard_health door_survey atomic_file programs plain_files shortage store_watch "
     "redis_room",
     "shell": "store_words doctor_failmode doctor_sshd doctor_sudo intake admin_desk admin_limits counts credit_cache "
-    "password_limits "
+    "doctor_block password_limits "
     "dispatcher verifier wiring admin server client doctor way_in administrators pam_revert pam_status "
     "doctor_doors pam_commands rescue entry doctor_changes "
     "service cli cli_base cli_pam cli_setup cli_credentials",

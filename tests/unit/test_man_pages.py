@@ -24,7 +24,7 @@ from manual import json_keys, json_terms
 from textgate import cli, cli_setup, config, doors, server, sshd_config
 from textgate.audit import Event
 from textgate.errors import ExitCode
-from textgate.pam_stack import FirstFactor, body_lines
+from textgate.pam_stack import ASKING, FirstFactor, body_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "packaging/man/make_pages.py"
@@ -256,7 +256,7 @@ def test_every_option_of_the_helper_is_described(shown: dict[str, str]) -> None:
 def test_every_verb_of_the_module_is_described(shown: dict[str, str]) -> None:
     source = (REPOSITORY / "pam_helper/pam_textgate.c").read_text()
     verbs = re.findall(r'^    \{"([a-z-]+)", ', source, re.MULTILINE)
-    assert len(verbs) == 4
+    assert len(verbs) == 7
     section = shown["pam_textgate.8"].partition(" VERBS ")[2].partition(" WHAT PEOPLE SEE ")[0]
     for verb in verbs:
         assert re.search(rf"(^| ){verb} (\[|[A-Z])", section), verb
@@ -273,6 +273,18 @@ def test_pam_lines_and_sshd_settings_are_the_real_ones(shown: dict[str, str]) ->
     for service, reason in doors.UNSUITABLE.items():
         assert service in text
         assert reason in text
+
+
+@pytest.mark.parametrize(
+    "path", [REPOSITORY / "packaging/man/pam_textgate.8.md", REPOSITORY / "pam_helper/README.md"]
+)
+def test_examples_of_services_have_todays_lines(path: Path) -> None:
+    examples = [line.split() for line in path.read_text().split("\n") if line.startswith("    ")]
+    assert ["@include", "textgate"] not in examples
+    substack, require = ([*line.split()] for line in ASKING)
+    at = [number for number, words in enumerate(examples) if words == substack]
+    assert len(at) >= 3
+    assert all(examples[number + 1] == require for number in at)
 
 
 def test_every_command_has_its_json_described() -> None:

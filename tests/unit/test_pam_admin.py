@@ -147,7 +147,7 @@ def test_twice_is_once(admin: PamAdmin, root: Path) -> None:
 
 def test_diff_shows_what_is_changed(admin: PamAdmin) -> None:
     (change,) = enable(admin)
-    assert "+@include textgate" in change.diff()
+    assert "+auth substack textgate" in change.diff()
     assert "--- /etc/pam.d/sudo" in change.diff()
     assert "/dev/null" in FileChange("/x", None, b"a").diff()
 
@@ -212,7 +212,7 @@ def test_service_of_the_vendor_gets_a_file_of_its_own_and_loses_it(admin: PamAdm
     vendor.write_text(SUDO)
     before = snapshot(root)
     enable(admin, "cockpit")
-    assert "@include textgate" in pam_file(root, "cockpit").read_text()
+    assert "auth substack textgate" in pam_file(root, "cockpit").read_text()
     assert admin.services() == ["cockpit"]
     admin.disable("cockpit")
     assert snapshot(root) == before
@@ -530,7 +530,9 @@ def test_changes_around_the_lines_stay(admin: PamAdmin, root: Path, service: str
 def test_changes_within_the_lines_are_left_and_explained(admin: PamAdmin, root: Path) -> None:
     enable(admin)
     path = pam_file(root, "sudo")
-    path.write_text(path.read_text().replace("@include textgate", "@include textgate\nauth required mine.so"))
+    path.write_text(
+        path.read_text().replace("auth substack textgate", "auth substack textgate\nauth required mine.so")
+    )
     before = snapshot(root)
     with pytest.raises(PamAdminError) as caught:
         admin.disable("sudo")
@@ -667,7 +669,7 @@ def test_try_starts_the_timer_before_it_writes_and_confirm_stops_it(
     assert not admin.confirm("sudo")
     assert admin.pending() == []
     assert not commands.is_timer_on
-    assert "@include textgate" in pam_file(root, "sudo").read_text()
+    assert "auth substack textgate" in pam_file(root, "sudo").read_text()
 
 
 def test_try_without_a_timer_changes_nothing(admin: PamAdmin, root: Path, commands: Commands) -> None:
@@ -750,7 +752,7 @@ def test_try_that_cannot_be_taken_back_is_told_once_and_tried_again(admin: PamAd
     enable(admin, "login", confirm_by=NOW + 60)
     path = pam_file(root, "sudo")
     ours = path.read_text()
-    path.write_text(ours.replace("@include textgate", "#@include textgate"))
+    path.write_text(ours.replace("auth substack textgate", "#auth substack textgate"))
     done = {one.service: one.error for one in admin.revert_due(NOW + 60, never)}
     assert done["login"] is None  # one doesn't hold up the other
     assert done["sudo"] is not None

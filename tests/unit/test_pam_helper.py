@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 
 SOURCE = Path(__file__).resolve().parents[2] / "pam_helper"
 SCRIPT = SOURCE / "textgate_pam.py"
-LAUNCHER = SOURCE / "pam-helper"
 LIMIT_S = 20  # for a process that hangs; nothing here waits that long
 AWAY = "The code service does not answer. Ask your administrator.\n"
 LET_IN = "The code service cannot be reached: no code is asked. This is logged.\n"
@@ -100,11 +99,10 @@ def run(
     *arguments: str | Path,
     typed: bytes = b"123456",
     env: dict[str, str] | None = None,
-    program: Path = SCRIPT,
     shell_prefix: str = "",
 ) -> subprocess.CompletedProcess[str]:
     """Runs the helper with nothing but env in its environment."""
-    argv: list[str | Path] = ["/usr/bin/python3", "-IS", program, *arguments]
+    argv: list[str | Path] = ["/usr/bin/python3", "-IS", SCRIPT, *arguments]
     if shell_prefix:
         argv = ["/bin/sh", "-c", f'{shell_prefix} exec "$@"', "sh", *argv]
     done = subprocess.run(
@@ -900,9 +898,8 @@ def test_defaults() -> None:
 # The process
 
 
-@pytest.mark.parametrize("program", [SCRIPT, LAUNCHER])
 @pytest.mark.parametrize("end", ["pass", "deny", "missing", "let in", "usage"])
-def test_only_modules_within_the_interpreter_are_imported(daemon: Daemon, program: Path, end: str) -> None:
+def test_only_modules_within_the_interpreter_are_imported(daemon: Daemon, end: str) -> None:
     arguments = ["--socket", str(daemon.path), "check"]
     if end in ("missing", "let in"):
         arguments[1] = "/none"
@@ -925,8 +922,8 @@ def test_only_modules_within_the_interpreter_are_imported(daemon: Daemon, progra
         assert done.returncode in (0, expected)
         return set(re.findall(r"import time:[^|]*\|[^|]*\| +(\S+)", done.stderr.decode()))
 
-    new = imported(program, *arguments) - imported("-c", "pass")
-    assert new <= {"_socket", "posix", "sys", "errno", "time", *(["textgate_pam"] if program == LAUNCHER else [])}
+    new = imported(SCRIPT, *arguments) - imported("-c", "pass")
+    assert new <= {"_socket", "posix", "sys", "errno", "time"}
 
 
 def test_interpreter_has_these_modules_built_in() -> None:
@@ -934,8 +931,7 @@ def test_interpreter_has_these_modules_built_in() -> None:
     assert subprocess.check_output(["/usr/bin/python3", "-IS", "-c", code]) == b"True\n"
 
 
-@pytest.mark.parametrize("program", [SCRIPT, LAUNCHER])
-def test_inherited_descriptors_are_closed(daemon: Daemon, program: Path) -> None:
+def test_inherited_descriptors_are_closed(daemon: Daemon) -> None:
     found: list[set[str]] = []
 
     def look(connection: socket.socket) -> None:
@@ -945,7 +941,7 @@ def test_inherited_descriptors_are_closed(daemon: Daemon, program: Path) -> None
 
     daemon.behaviour = look
     with open("/etc/passwd", "rb") as first, open("/etc/group", "rb") as second:
-        argv: list[str | Path] = ["/usr/bin/python3", "-IS", program, "--socket", daemon.path, "begin"]
+        argv: list[str | Path] = ["/usr/bin/python3", "-IS", SCRIPT, "--socket", daemon.path, "begin"]
         descriptors = [first.fileno(), second.fileno(), 900]
         os.dup2(first.fileno(), 900)
         subprocess.run(argv, pass_fds=descriptors, env=ENV, stdin=subprocess.DEVNULL, timeout=LIMIT_S, check=False)
@@ -974,13 +970,10 @@ def test_kernel_without_core_images_does_not_matter(monkeypatch: pytest.MonkeyPa
     helper.leave_memory_out_of_images()
 
 
-@pytest.mark.parametrize("program", [SCRIPT, LAUNCHER])
 @pytest.mark.parametrize("prefix", [">&-", ">/dev/full"])
-def test_text_that_cannot_be_shown_is_a_refusal_without_a_traceback(
-    daemon: Daemon, program: Path, prefix: str
-) -> None:
+def test_text_that_cannot_be_shown_is_a_refusal_without_a_traceback(daemon: Daemon, prefix: str) -> None:
     daemon.answers(b"pass\nWelcome.\n")
-    done = run("--socket", daemon.path, "check", program=program, shell_prefix=f"exec {prefix};")
+    done = run("--socket", daemon.path, "check", shell_prefix=f"exec {prefix};")
     assert outcome(done) == (1, "", "")
 
 
@@ -992,63 +985,58 @@ def test_closed_stdin_is_a_refusal(daemon: Daemon) -> None:
     assert daemon.requests == []
 
 
-@pytest.mark.parametrize("program", [SCRIPT, LAUNCHER])
-def test_files_are_executable_and_name_the_interpreter_without_site(program: Path) -> None:
-    assert program.read_text().startswith("#!/usr/bin/python3 -IS\n")
-    assert os.access(program, os.X_OK)
+# The word
 
 
-def test_launcher_runs_the_module_beside_it(daemon: Daemon) -> None:
-    daemon.answers(b"ask\nA code is on its way.\n")
-    assert outcome(run("--socket", daemon.path, "begin", program=LAUNCHER)) == (1, "A code is on its way.\n", "")
-    daemon.answers(b"skip\n")
-    assert outcome(run("--socket", daemon.path, "begin", program=LAUNCHER)) == (0, "", "")
+NAME = "0123456789abcdef" * 2
+WORD = f"textgate-proof: {NAME} sshd alice\n"
 
 
 @pytest.mark.parametrize(
-    "module", [None, "raise SystemExit(0)\n", "import none\n", "syntax error\n", "\0", "run = int\n"]
+    ("verb", "answer", "is_yes"),
+    [
+        ("begin", b"skip\nHello\n", True),
+        ("begin", b"ask\nHello\n", False),
+        ("begin", b"deny\nHello\n", False),
+        ("begin", b"pass\nHello\n", False),
+        ("begin", b"skip", False),
+        ("begin", b"", False),
+        ("check", b"pass\nHello\n", True),
+        ("check", b"ask\nHello\n", False),
+        ("check", b"deny\nHello\n", False),
+        ("check", b"skip\nHello\n", False),
+    ],
 )
-def test_launcher_refuses_without_a_sound_module(tmp_path: Path, module: str | None) -> None:
-    launcher = tmp_path / "pam-helper"
-    launcher.write_bytes(LAUNCHER.read_bytes())
-    if module is not None:
-        (tmp_path / "textgate_pam.py").write_text(module)
-    assert outcome(run("begin", program=launcher)) == (1, "", "")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        {"pam-helper", *(["textgate_pam.py"] if module else [])}
-    )
+def test_word_is_given_behind_a_yes_of_the_daemon_and_nowhere_else(
+    daemon: Daemon, verb: str, answer: bytes, is_yes: bool
+) -> None:
+    daemon.answers(answer)
+    done = run("--socket", daemon.path, verb, env={**ENV, "TEXTGATE_PROOF": NAME})
+    assert done.returncode == (0 if is_yes else 1)
+    assert done.stdout == f"Hello\n{WORD}" if is_yes else "textgate-proof" not in done.stdout
+    assert NAME.encode() not in b"".join(daemon.requests)
 
 
-def test_launcher_that_is_cut_off_refuses(tmp_path: Path) -> None:
-    (tmp_path / "textgate_pam.py").write_text("raise RuntimeError\n")
-    launcher = tmp_path / "pam-helper"
-    text = LAUNCHER.read_text()
-    head = text.index("try:")
-    is_python = [length for length in range(head + 1, len(text) + 1) if compiles(text[:length])]
-    # "t" and "tr" are names that nothing has; every other length is refused by the interpreter before it runs a line.
-    assert is_python[2] > text.index("finally:")
-    for length in is_python:
-        launcher.write_text(text[:length])
-        assert run("begin", program=launcher).returncode == 1, text[:length]
+def test_lines_of_an_earlier_version_ask_for_no_word_and_get_none(daemon: Daemon) -> None:
+    daemon.answers(b"skip\n")
+    assert outcome(run("--socket", daemon.path, "begin")) == (0, "", "")
 
 
-def compiles(text: str) -> bool:
-    try:
-        compile(text, "pam-helper", "exec")
-    except SyntaxError:
-        return False
-    return True
+@pytest.mark.parametrize("verb", ["begin", "check"])
+def test_word_is_given_by_fail_open_too(verb: str) -> None:
+    done = run("--fail-open", "--socket", "/none", verb, env={**ENV, "TEXTGATE_PROOF": NAME})
+    assert outcome(done) == (0, LET_IN + WORD, "")
 
 
-def test_launcher_uses_byte_code_and_writes_none(tmp_path: Path) -> None:
-    for source in (LAUNCHER, SCRIPT):
-        (tmp_path / source.name).write_bytes(source.read_bytes())
-    run("begin", program=tmp_path / "pam-helper")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pam-helper", "textgate_pam.py"]
-    subprocess.run(
-        ["/usr/bin/python3", "-m", "py_compile", tmp_path / "textgate_pam.py"], check=True, timeout=LIMIT_S
-    )
-    argv: list[str | Path] = ["/usr/bin/python3", "-vIS", tmp_path / "pam-helper", "--socket", "/none", "begin"]
-    done = subprocess.run(argv, capture_output=True, env=ENV, text=True, timeout=LIMIT_S, check=False)
-    assert (done.returncode, done.stdout) == (1, AWAY)
-    assert re.search(r"code object from '?.*__pycache__/textgate_pam\.cpython-\d+\.pyc", done.stderr)
+@pytest.mark.parametrize("user", ["a\nb", "a\tb", "\x1b[2J", "x" * 1000, "\udcff"])
+def test_name_that_no_word_can_be_given_for_is_a_refusal(daemon: Daemon, user: str) -> None:
+    daemon.answers(b"skip\n")
+    done = run("--socket", daemon.path, "begin", env={**ENV, "PAM_USER": user, "TEXTGATE_PROOF": NAME})
+    assert outcome(done) == (1, AWAY, "")
+
+
+@pytest.mark.parametrize("user", ["DOMAIN\\\\alice", "alice@example.org", "sør en"])
+def test_unusual_names_of_people_get_their_word(daemon: Daemon, user: str) -> None:
+    daemon.answers(b"skip\n")
+    done = run("--socket", daemon.path, "begin", env={**ENV, "PAM_USER": user, "TEXTGATE_PROOF": NAME})
+    assert outcome(done) == (0, f"textgate-proof: {NAME} sshd {user}\n", "")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from textgate import pam_stack
 from textgate.pam_stack import (
     ANSWERS,
+    ASKING,
     BEGIN_MARK,
     END_MARK,
     KEPT_MARK,
@@ -29,12 +30,14 @@ from textgate.pam_stack import (
     has_block,
     has_mark,
     is_plain_common,
+    lacks_require,
     lets_in_with_code,
     logical_lines,
     play,
     read_stack,
     ways_around,
     with_block,
+    with_todays_block,
     without_block,
 )
 
@@ -165,9 +168,9 @@ OPEN = {
     "sufficient above": ("auth sufficient pam_unix.so\n@include textgate\n", 1),
     "sufficient in what is included": ("@include loose\n@include textgate\n", None),
     "jump over all of it": (
-        "auth [success=10 default=ignore] pam_unix.so\n@include textgate\nauth required pam_permit.so\n", 1,
+        "auth [success=12 default=ignore] pam_unix.so\n@include textgate\nauth required pam_permit.so\n", 1,
     ),
-    "jump off by one, to permit": ("auth [success=9 default=ignore] pam_unix.so\n@include textgate\n", 1),
+    "jump off by one, to permit": ("auth [success=11 default=ignore] pam_unix.so\n@include textgate\n", 1),
     "done above": ("auth [success=done default=die] pam_unix.so\n@include textgate\n", 1),
     "first factor as sufficient": ("auth sufficient pam_textgate.so first-factor\n@include textgate\n", 1),
     "wheel is trusted": ("auth sufficient pam_wheel.so trust\n@include common-auth\n@include textgate\n", 1),
@@ -195,8 +198,8 @@ def test_known_ways_around_are_found_and_named(name: str) -> None:
         rules_of(
             text,
             loose="auth sufficient pam_unix.so\nauth required pam_deny.so\n",
-            hasty=BLOCK.replace("default=die]  pam_textgate.so ask", "default=7] pam_textgate.so ask", 1),
-            wrapped=re.sub(r"(?m)^auth requisite +(pam_textgate.so deny)", r"auth [default=reset] \1", BLOCK),
+            hasty=BLOCK.replace("default=die]  pam_textgate.so ask", "default=8] pam_textgate.so ask", 1),
+            wrapped=re.sub(r"(?m)^auth .*(pam_textgate.so (deny|finish))", r"auth [default=reset] \1", BLOCK),
         )
     )
     assert found
@@ -205,7 +208,7 @@ def test_known_ways_around_are_found_and_named(name: str) -> None:
 
 
 def test_line_that_jumps_over_the_question_is_named_and_not_the_one_it_lands_on() -> None:
-    rules = rules_of("auth [success=9 default=ignore] pam_unix.so\n@include textgate\n")
+    rules = rules_of("auth [success=11 default=ignore] pam_unix.so\n@include textgate\n")
     assert ways_around(rules) == ("/etc/pam.d/service:1",)
 
 
@@ -312,11 +315,11 @@ def test_lines_go_in_and_out_again_without_a_trace(service: str, first_factor: F
 def test_lines_stand_behind_the_password_and_in_the_place_of_it_after_a_key() -> None:
     lines = with_block(FILES["sudo"], FirstFactor.PASSWORD, service="sudo").split("\n")
     at = lines.index("@include common-auth")
-    assert lines[at + 1 : at + 4] == [BEGIN_MARK, "@include textgate", END_MARK]
+    assert lines[at + 1 : at + 5] == [BEGIN_MARK, *ASKING, END_MARK]
     lines = with_block(FILES["sudo"], FirstFactor.KEY, service="sshd").split("\n")
     at = lines.index(BEGIN_MARK)
     assert lines[at + 1] == f"{KEPT_MARK}@include common-auth"
-    assert tuple(lines[at + 2 : at + 5]) == body_lines(FirstFactor.KEY)
+    assert tuple(lines[at + 2 : at + 6]) == body_lines(FirstFactor.KEY)
     assert "@include common-auth" not in lines
 
 
@@ -341,7 +344,7 @@ def test_service_without_common_auth_gets_them_behind_its_last_auth_line() -> No
     assert lines[3] == BEGIN_MARK
     with pytest.raises(StackError) as caught:
         with_block("session required c.so\n", FirstFactor.PASSWORD, service="x")
-    assert "@include textgate" in str(caught.value.hint)
+    assert "pam_textgate.so require" in str(caught.value.hint)
     with pytest.raises(StackError) as caught:
         with_block(text, FirstFactor.KEY, service="sshd")
     assert "pam_unix.so" in str(caught.value.hint)
@@ -356,8 +359,9 @@ def test_lines_are_not_put_in_twice() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda text: text.replace("@include textgate", "@include textgate\nauth required mine.so"),
-        lambda text: text.replace("@include textgate", "#@include textgate"),
+        lambda text: text.replace(ASKING[0], f"{ASKING[0]}\nauth required mine.so"),
+        lambda text: text.replace(ASKING[0], f"#{ASKING[0]}"),
+        lambda text: text.replace(f"{ASKING[1]}\n", ""),
         lambda text: text.replace(END_MARK + "\n", ""),
         lambda text: text.replace(BEGIN_MARK + "\n", ""),
         lambda text: text + text,
@@ -379,6 +383,51 @@ def test_any_file_comes_back_as_it_was(lines: list[str]) -> None:
         except StackError:
             continue
         assert without_block(changed) == text
+
+
+def former(text: str) -> str:
+    """A file as an earlier version left it."""
+    return text.replace("\n".join(ASKING), "@include textgate")
+
+
+@pytest.mark.parametrize("first_factor", list(FirstFactor))
+def test_lines_of_an_earlier_version_are_known_and_give_way_to_todays(first_factor: FirstFactor) -> None:
+    today = with_block(FILES["sudo"], first_factor, service="sudo")
+    assert former(today) != today
+    assert without_block(former(today)) == FILES["sudo"]
+    assert with_todays_block(f"# mine\n{former(today)}") == f"# mine\n{today}"
+    assert with_todays_block(today) is None
+    assert with_todays_block(FILES["sudo"]) is None
+    assert with_todays_block(former(today).replace("@include textgate", "@include mine")) is None
+
+
+@pytest.mark.parametrize("first_factor", list(FirstFactor))
+def test_what_lacks_the_line_behind_the_block_is_told(first_factor: FirstFactor) -> None:
+    today = with_block(FILES["sudo"], first_factor, service="sudo")
+    assert not lacks_require(rules_of(today))
+    assert lacks_require(rules_of(former(today)))
+    assert not lacks_require(rules_of(FILES["sudo"]))  # which asks for nothing
+    # Above the block it looks at nothing.
+    assert lacks_require(rules_of(f"{ASKING[1]}\n{ASKING[0]}\n"))
+
+
+FORMER_BLOCK = "".join(
+    line for line in BLOCK.splitlines(keepends=True) if not line.endswith(("so start\n", "so finish\n"))
+)
+
+
+def test_line_behind_a_block_of_an_earlier_version_lets_nobody_in_and_is_seen_to() -> None:
+    """Nothing in that block begins an attempt, so nothing can be proved."""
+    text = with_block(FILES["sudo"], FirstFactor.PASSWORD, service="sudo")
+    assert not lets_in_with_code(rules_of(text, textgate=FORMER_BLOCK))
+    assert lets_in_with_code(rules_of(former(text), textgate=FORMER_BLOCK))
+
+
+@pytest.mark.parametrize("block", ["", "auth required pam_permit.so\n", "auth sufficient pam_permit.so\n"])
+def test_block_that_is_none_lets_nobody_in(block: str) -> None:
+    text = with_block(FILES["sudo"], FirstFactor.PASSWORD, service="sudo") + "auth required pam_permit.so\n"
+    assert ways_around(rules_of(text, textgate=block)) == ()
+    assert ways_around(rules_of(former(text), textgate=block))
 
 
 def test_common_auth_with_more_than_pam_unix_is_told() -> None:

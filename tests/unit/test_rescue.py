@@ -20,6 +20,7 @@ from textgate.pam_admin import PamAdmin
 
 __all__ = ["place"]
 
+SUBSTACK = "auth substack textgate"
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = Path(textgate.__file__).parent
 
@@ -96,7 +97,7 @@ def test_command_line_that_cannot_be_read_is_told(words: list[str], told: str) -
 def test_service_that_is_left_alone_is_told_in_full(place: Path) -> None:
     root = make_root(place, enable_all)
     path = root / "etc/pam.d/sudo"
-    path.write_text(path.read_text().replace("@include textgate", "@include textgate\nauth required mine.so"))
+    path.write_text(path.read_text().replace(SUBSTACK, f"{SUBSTACK}\nauth required mine.so"))
     done = run("pam", "disable", "--all", "--root", str(root))
     assert done.returncode == 1
     assert "was changed within textgate's lines" in done.stderr
@@ -196,10 +197,11 @@ def test_shell_takes_everything_out(place: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "left"),
     [
-        ("@include textgate", "@include textgat", "#textgate: @include textgat\n"),
-        ("@include textgate", "@include textgate\nauth required mine.so", "#textgate: auth required mine.so\n"),
+        ("auth substack textgate", "auth substack textgat", "#textgate: auth substack textgat\n"),
+        (SUBSTACK, f"{SUBSTACK}\nauth required mine.so", "#textgate: auth required mine.so\n"),
         ("# textgate: end\n", "", ""),
-        ("@include textgate\n", "", ""),
+        ("auth substack textgate\n", "", ""),
+        ("auth substack textgate\nauth requisite pam_textgate.so require", "@include textgate", ""),
         ("auth requisite pam_unix.so\n", "# why\n", "# why\n"),
     ],
 )

@@ -4,7 +4,8 @@
  *
  *   pam_drive [-c] [-t TTY] [-e NAME=VALUE]... CONFDIR SERVICE USER OPS [ANSWER]...
  *
- * OPS, one letter each: a = pam_authenticate, s = the same with PAM_SILENT, c = pam_setcred. -c: no conversation function.
+ * OPS, one letter each: a = pam_authenticate, s = the same with PAM_SILENT, c = pam_setcred,
+ * e = count what of textgate's is left in the PAM environment, and whether the conversation is another's. -c: no conversation function.
  * ANSWER, one per prompt: "=TEXT" types TEXT; "!WORD" is one of hostile[]. With none left the conversation fails.
  * Prints what the person sees and each return value: "OFF text", "ON text", "INFO text", "ERROR text", "a 0".
  */
@@ -76,6 +77,17 @@ static int converse(int count, const struct pam_message **messages, struct pam_r
     return PAM_SUCCESS;
 }
 
+/* How much of textgate's is left: names in the environment, and a conversation that is not the program's. */
+static int count_rests(pam_handle_t *pamh, const struct pam_conv *own)
+{
+    const void *item = NULL;
+    int count = pam_getenv(pamh, "TEXTGATE_PROOF") != NULL;
+
+    if (pam_get_item(pamh, PAM_CONV, &item) != PAM_SUCCESS || ((const struct pam_conv *)item)->conv != own->conv)
+        count++;
+    return count;
+}
+
 int main(int argc, char **argv)
 {
     struct pam_conv conversation = {converse, NULL};
@@ -108,6 +120,10 @@ int main(int argc, char **argv)
         if (pam_putenv(pamh, env[i]) != PAM_SUCCESS)
             return 67;
     for (const char *op = argv[optind + 3]; *op != '\0'; op++) {
+        if (*op == 'e') {
+            printf("e %d\n", count_rests(pamh, &conversation));
+            continue;
+        }
         if (*op == 'c')
             status = pam_setcred(pamh, PAM_ESTABLISH_CRED);
         else

@@ -75,6 +75,22 @@ int pam_set_data(pam_handle_t *pamh, const char *name, void *data, void (*cleanu
     return strikes("pam_set_data", CALLER) ? PAM_BUF_ERR : next(pamh, name, data, cleanup);
 }
 
+int pam_putenv(pam_handle_t *pamh, const char *setting)
+{
+    int (*next)(pam_handle_t *, const char *);
+
+    NEXT(next, "pam_putenv");
+    return strikes("pam_putenv", CALLER) ? PAM_BUF_ERR : next(pamh, setting);
+}
+
+ssize_t getrandom(void *buffer, size_t length, unsigned int flags)
+{
+    ssize_t (*next)(void *, size_t, unsigned int);
+
+    NEXT(next, "getrandom");
+    return strikes("getrandom", CALLER) ? (ssize_t)length - 1 : next(buffer, length, flags);
+}
+
 char *strdup(const char *text)
 {
     char *(*next)(const char *);
