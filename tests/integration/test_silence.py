@@ -146,9 +146,9 @@ def test_nothing_is_asked_of_textgate_before_the_first_factor(
             screens.add(terminal.shown.replace(f"{person.name}@", "USER@"))
     assert len(screens) == 1
     assert "Code: " not in screens.pop()
-    assert daemon.events == []
+    assert [event for event in daemon.events if event.kind != "service"] == []  # its "ready" may come late
     assert gateway.requests == []
-    assert redis_server.client.dbsize() == 0
+    assert set(redis_server.client.keys()) <= {"textgate:store"}  # the daemon looks at its record by itself
 
 
 # --- Names that nobody should have, at real programs. ---
