@@ -34,7 +34,7 @@ from .pam_stack import (
     with_block,
     without_block,
 )
-from .pam_state import Condition, Guard, PamState, not_written
+from .pam_state import Condition, Guard, PamState, not_written, told_of
 from .sshd_config import DROP_IN
 from .transaction import FileChange
 
@@ -177,7 +177,7 @@ class PamAdmin(PamState, PamSshd):
         if not self._transactions().is_open():
             return not_written(what, error)
         return PamAdminError(
-            f"{what}: half of the change is left, and could not be taken back: {error.strerror}",
+            f"{what}: half of the change is left, and could not be taken back: {told_of(error)}",
             hint="as soon as the files can be written, the next textgate pam, or textgate's timer, takes it back",
         )
 
@@ -224,8 +224,10 @@ class PamAdmin(PamState, PamSshd):
             pass
 
     def with_lines(self) -> list[str]:
-        """The services that have lines of textgate's making, or are remembered to have had them."""
-        return sorted({*self.remembered(), *self.marked()})
+        """The services that have lines or settings of textgate's making, or are remembered to have had them."""
+        settings = (self._bytes(DROP_IN) or b"").decode(errors="replace")
+        sshd = SSHD_SERVICES if settings.startswith(f"{sshd_config.FIRST_LINE}\n") else ()
+        return sorted({*self.remembered(), *self.marked(), *sshd})
 
     def _take_out(self, services: Sequence[str]) -> dict[str, tuple[FileChange, ...]]:
         back = self._ways_back(services)

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 
 from .pam_admin import PamAdmin
 from .pam_files import PAM_DIR, SSHD_SERVICES, PamAdminError, is_service
-from .pam_state import STATE_DIR, decoded, encoded, not_written
+from .pam_state import STATE_DIR, decoded, encoded, hint_for, not_written, told_of
 from .sshd_config import DROP_IN
 from .transaction import CHANGES_DIR, PLACES, FileChange, TransactionError
 
@@ -53,7 +53,8 @@ class PamRemoval(PamAdmin):
 
         Raises PamAdminError where that can't be done; then all is guarded as before.
         """
-        if not (self.is_suspended() or self.is_broken_off() or any(self._is_live(one) for one in self._pam_paths())):
+        is_live = any(self._is_live(one) for one in self._pam_paths())
+        if not (is_live or self.with_lines() or self.is_suspended() or self.is_broken_off()):
             self._take_profile_out(has_profile=False)
             return []
         self.resume()  # of a removal before this one
@@ -89,8 +90,7 @@ class PamRemoval(PamAdmin):
                 return self._put_back(changes, has_profile=has_profile)
             except OSError as error:
                 raise PamAdminError(
-                    f"what a removal took out can't be put back: {error.strerror}",
-                    hint="is the disk full or read-only? then say the same again",
+                    f"what a removal took out can't be put back: {told_of(error)}", hint=hint_for(error)
                 ) from None
 
     def is_suspended(self) -> bool:
@@ -172,10 +172,11 @@ class PamRemoval(PamAdmin):
                 hint=f"take the line of textgate out of {COMMON_AUTH}, then remove the package again",
             )
 
-    def _taken_back(self, error: Exception) -> PamAdminError:
+    def _taken_back(self, error: OSError | TransactionError | PamAdminError) -> PamAdminError:
         """The error of a removal that is off; everything is as before when it is raised, if the disk lets it be."""
-        message = error.message if isinstance(error, PamAdminError | TransactionError) else str(error)
-        hint = error.hint if isinstance(error, PamAdminError | TransactionError) else None
+        if isinstance(error, OSError):
+            error = not_written("textgate's lines", error)
+        message, hint = error.message, error.hint
         with contextlib.suppress(OSError, TransactionError):
             record = self._record(RECORD)
             if record:

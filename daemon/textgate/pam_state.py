@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -155,7 +156,8 @@ class PamState(PamFiles):
         except OSError as error:
             raise PamAdminError(
                 f"{STATE_DIR}: can't be written, so there would be no way back: {error.strerror}",
-                hint="nothing was changed; run it with sudo, on a disk with room",
+                hint="nothing was changed; run it with sudo, on a disk with room\nif that can't be had: "
+                "sh /usr/libexec/textgate/disable-all",
             ) from None
         try:
             _lock(handle)
@@ -177,8 +179,8 @@ class PamState(PamFiles):
             return
         except OSError as error:
             raise PamAdminError(
-                f"a change that was broken off can't be taken back: {error.strerror}",
-                hint="is the disk full or read-only? then say the same again; see WHEN NOBODY GETS IN in textgate(8)",
+                f"a change that was broken off can't be taken back: {told_of(error)}",
+                hint=f"{hint_for(error)}; see WHEN NOBODY GETS IN in textgate(8)",
             ) from None
         if found:
             what = "finished" if found.is_done else "taken back"
@@ -252,10 +254,22 @@ def _lock(handle: int) -> None:
 
 def not_written(service: str, error: OSError) -> PamAdminError:
     """The error for a file that could not be written."""
-    return PamAdminError(
-        f"{service}: can't be changed: {error.strerror}",
-        hint="is the disk full or read-only? then say the same again; `textgate pam status` shows how it is now",
-    )
+    return PamAdminError(f"{service}: can't be changed: {told_of(error)}", hint=hint_for(error))
+
+
+def told_of(error: OSError) -> str:
+    """The error, and the file that it is about."""
+    path = error.filename2 or error.filename  # of a rename the second one is what was to be changed
+    return f"{error.strerror}: {path}" if path else str(error.strerror)
+
+
+def hint_for(error: OSError) -> str:
+    """What to do about a file that can't be written."""
+    if error.errno == errno.EPERM:  # root may write everything but this
+        return "is the file immutable, or its folder? lsattr -d shows it, chattr -i ends it; then say the same again"
+    if error.errno == errno.EBUSY:
+        return "is the file mounted by itself? unmount it, or change it where it comes from; then say the same again"
+    return "is the disk full or read-only? then say the same again; `textgate pam status` shows how it is now"
 
 
 def encoded(content: bytes | None) -> str | None:

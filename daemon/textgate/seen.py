@@ -19,6 +19,7 @@ from .errors import TextgateError
 
 NAME = "store-seen.json"
 VERSION = 1
+NUMBERS_END = 2**53  # no number here, or in the store's record, is so large: Lua counts exactly up to it
 USED_MOST = 10_000  # recovery codes used in one epoch that are remembered here
 _SIZE_MAX_BYTES = 1 << 20
 
@@ -29,6 +30,7 @@ class Seen:
 
     store_id: "" before the first time. at_ms: the store's time. noticed: the finding that began this epoch, "" for
     none; noticed_at_s: when that was, by this machine's clock. used: tags of recovery codes used in this epoch.
+    store_name: which one [store] url named (`Store.name`), "" for a file that does not say.
     """
 
     store_id: str = ""
@@ -38,6 +40,7 @@ class Seen:
     noticed: str = ""
     noticed_at_s: int = 0
     used: tuple[str, ...] = ()
+    store_name: str = ""
 
 
 def file_in(environ: Mapping[str, str]) -> Path | None:
@@ -74,8 +77,8 @@ def _parse(document: dict[str, Any]) -> Seen:
         raise ValueError("another version")
     seen = Seen(**{**document, "used": tuple(document["used"])})
     numbers = (seen.epoch, seen.mark, seen.at_ms, seen.noticed_at_s)
-    texts = (seen.store_id, seen.noticed, *seen.used)
-    if not all(type(number) is int and 0 <= number < 2**53 for number in numbers):
+    texts = (seen.store_id, seen.noticed, seen.store_name, *seen.used)
+    if not all(type(number) is int and 0 <= number < NUMBERS_END for number in numbers):
         raise ValueError("no number")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("no text")

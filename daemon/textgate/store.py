@@ -160,6 +160,8 @@ class Store:
             raise ValueError("the URL can't be used") from None  # without a word of it
         kwargs = pool.connection_kwargs
         self.address: str | tuple[str, int] = kwargs.get("path") or (kwargs["host"], int(kwargs.get("port", 6379)))
+        where = self.address if isinstance(self.address, str) else ":".join(map(str, self.address))
+        self.name = f"{where}/{kwargs.get('db') or 0}"  # without a password: with another one it is the same store
         self._redis: Any = redis.Redis(connection_pool=pool)
         self._scripts = {
             name: self._redis.register_script(head + _source("prelude") + _source(name))
@@ -170,7 +172,7 @@ class Store:
         self._adjust_script = self._redis.register_script(_BOUNDED + _source("slices") + _source("adjust"))
         self._tick_script = self._redis.register_script(_BOUNDED + _source("tick"))
         self._revoke_script = self._redis.register_script(_GROWING + _source("revoke"))
-        self._adopt_script = self._redis.register_script(_source("adopt"))
+        self._adopt_script = self._redis.register_script(_BOUNDED + _source("adopt"))
 
     def begin(
         self,

@@ -26,7 +26,10 @@ from .store import Store
 
 TICK_EVERY_MS = 5_000  # while there are logins; the daemon's pulse sees to it that hosts without any keep up
 SAVE_EVERY_MS = 5_000
-CEILING_MS = 2**52  # no time that a store tells is beyond; twice of it is still a whole number in Lua
+# No number of a store's record is beyond the ceiling, and none that is beyond half of it came there at once: what
+# somebody has written there does not stay for ever in what was seen, once Redis is right again.
+CEILING = 2**52
+STRIDE_MOST = 2**36  # in ms two years
 
 _MESSAGES = {
     "older": "the store is older than what was seen of it: recovery codes and codes under way are void",
@@ -83,9 +86,14 @@ class StoreClock:
         self._lock = threading.Lock()  # guards what follows
         self._ticking = threading.Lock()  # of several that find the time old, one asks
         self._writing = threading.Lock()
-        self._seen = former.seen if former else self._read()
+        seen = former.seen if former else self._read()
+        is_another = seen.store_name not in ("", store.name)
+        self._seen = Seen(store_name=store.name) if is_another else replace(seen, store_name=store.name)
+        if is_another:  # which root's configuration says, and no Redis: nothing went back, and nothing is void
+            told = "[store] url names another store than before: it is believed as at a first start"
+            audit.event(Event.SERVICE, told, priority=Priority.NOTICE, reason="another_url")
         # The store's time, and the monotonic one then.
-        self._anchor: tuple[int, int] | None = former._anchor if former else None
+        self._anchor: tuple[int, int] | None = former._anchor if former and not is_another else None
         self._ticked_at_ms = -TICK_EVERY_MS
         self._saved_at_ms = self._hands.monotonic_ms()
         self._is_failing = False  # whether the file could not be written last time
@@ -141,11 +149,13 @@ class StoreClock:
             before.store_id, before.epoch, before.mark, before.at_ms, self._hands.wall_ms(),
         )  # fmt: skip
         goes_on = epoch == before.epoch and mark > before.mark and store_id == before.store_id
-        if not (goes_on or epoch > before.epoch) or not before.at_ms <= at_ms < CEILING_MS:
+        strides = ((before.epoch, epoch), (before.mark, mark), (before.at_ms, at_ms))
+        goes_back = at_ms < before.at_ms or not (goes_on or epoch > before.epoch)
+        if goes_back or not all(_is_stride(*one) for one in strides):
             raise StoreUnsound("the store told an older state than was seen")
         if not before.store_id and self._adopt is not None:
             self._adopt(epoch)  # before it is written down that the store was seen
-        self._note(Seen(store_id, epoch, mark, at_ms), finding, monotonic_ms)
+        self._note(Seen(store_id, epoch, mark, at_ms, store_name=self._store.name), finding, monotonic_ms)
         return self._seen.epoch
 
     def _note(self, found: Seen, finding: str, monotonic_ms: int) -> None:
@@ -210,3 +220,8 @@ class StoreClock:
         if is_news:
             told = "what was seen of the store is kept in memory only"
             self._audit.event(Event.FAULT, told, priority=Priority.ERROR, reason=fault)
+
+
+def _is_stride(before: int, told: int) -> bool:
+    """Whether a number of the store's record may have come from the one that was seen before."""
+    return told < CEILING // 2 or (told < CEILING and told - before <= STRIDE_MOST)

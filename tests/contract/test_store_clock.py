@@ -91,6 +91,27 @@ def test_time_off_is_told_by_the_clock_of_redis_and_never_backwards(store: Store
     assert 0 <= StoreClock(store, Journal().audit, hands=hands.hands).now_ms() - at_ms < MINUTE_MS
 
 
+def test_way_back_of_a_clock_that_was_never_set_is_no_time_that_went_by(
+    store: Store, redis_server: PrivateRedis
+) -> None:
+    """A machine without a clock of its own: at its start it is 1970, and at the next one it is right at once."""
+    hands = FakeHands()
+    start_ms = StoreClock(store, Journal().audit, hands=hands.hands).now_ms()
+    jump_redis(redis_server, -50 * 365 * DAY_MS)
+    hands.reboot("boot-2")
+    clock = StoreClock(store, Journal().audit, hands=hands.hands)
+    clock.confirm()
+    clock.confirm()
+    jump_redis(redis_server, 50 * 365 * DAY_MS)
+    hands.reboot("boot-3")
+    assert StoreClock(store, Journal().audit, hands=hands.hands).now_ms() - start_ms < MINUTE_MS
+
+
+def test_before_clocks_were_ever_set_strangers_are_strangers(store: Store) -> None:
+    logins = Logins(store, now_ms=DAY_MS, source="192.0.2.7")
+    assert logins.begin().is_stranger
+
+
 @unclosed_allowed
 def test_time_goes_on_while_redis_is_away(store: Store, redis_server: PrivateRedis) -> None:
     hands = FakeHands()

@@ -208,6 +208,38 @@ def test_another_redis_is_an_alert(house: House, redis_server: PrivateRedis) -> 
     assert house.findings() == ["other"]
 
 
+@pytest.mark.parametrize("how", ["reload", "restart"])
+def test_host_that_is_given_another_url_voids_nobodys_codes(
+    house: House, redis_server: PrivateRedis, tmp_path: Path, how: str
+) -> None:
+    """A host that had a Redis of its own is made one of several that share one: nothing went back."""
+    recovery = house.recovery_code()
+    folder = tmp_path / "other host"
+    folder.mkdir()
+    with PrivateRedis() as own:
+        joining = House(own.url, folder, FakeHands("boot-of-the-other"))
+        joining.log_in("s1")
+        joining.stop()
+        joining.store.close()
+    former, joining.store = joining.history, house.store
+    if how == "restart":
+        joining.start()
+    else:
+        hands = joining.hands.hands
+        audit, path = joining.journal.audit, folder / NAME
+        joining.history = StoreClock(house.store, audit, hands=hands, path=path, former=former)
+    joining.history.confirm()
+    joining.history.save()
+    assert joining.findings() == []
+    assert [entry["reason"] for entry in joining.journal.find("service")] == ["another_url"]
+    assert house.check(recovery) == PASS
+    assert house.findings() == []
+    joining.start()
+    joining.history.confirm()
+    assert len(joining.journal.find("service")) == 1
+    joining.alarms.close()
+
+
 def test_store_that_goes_on_is_no_finding(house: House) -> None:
     recovery = house.recovery_code()
     for number in range(3):
@@ -219,6 +251,36 @@ def test_store_that_goes_on_is_no_finding(house: House) -> None:
     assert house.check(recovery) == PASS
     assert house.findings() == []
     assert read_seen(house.folder / NAME).epoch == 1
+
+
+# --- A record that somebody has written into ---
+
+
+@pytest.mark.parametrize("number", [2**51, 2**52 - 1, 2**52, 2**53 - 2, 2**53, 2**62])
+@pytest.mark.parametrize("field", ["epoch", "mark", "at_ms"])
+def test_number_that_cannot_be_is_not_remembered(
+    house: House, redis_server: PrivateRedis, field: str, number: int
+) -> None:
+    """Nobody gets in as long as it stands there; once it is gone, all is as before, over restarts too."""
+    used, unused = house.recovery_code(), house.recovery_code("bob")
+    backup = Backup(redis_server)
+    assert house.check(used) == PASS
+    record = redis_server.client.hgetall(RECORD)
+    redis_server.client.hset(RECORD, field, number)
+    for _ in range(2):
+        assert house.check(unused, user="bob").word is Word.DENY
+        house.stop()
+        house.hands.reboot("boot-2")
+        house.start()
+    kept = redis_server.client.hgetall("textgate:{bob}:recovery")
+    backup.put_back()
+    redis_server.client.delete("textgate:{bob}:recovery")
+    redis_server.client.hset("textgate:{bob}:recovery", mapping=kept)
+    redis_server.client.delete(RECORD)
+    redis_server.client.hset(RECORD, mapping=record)
+    assert house.check(used).word is Word.DENY, "a used recovery code is good again"
+    assert not house.journal.find("fault")
+    assert house.check(unused, user="bob") == PASS
 
 
 # --- What can't be noticed ---

@@ -7,13 +7,14 @@ import fcntl
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from kill_points import kill_points, moment
-from pam_world import NOW, SUDO, Commands, Tree, assert_no_door_is_open, enable_all, make_root, place, tree
+from pam_world import NOW, SSHD, SUDO, Commands, Tree, assert_no_door_is_open, enable_all, make_root, place, tree
 from textgate import pam_revert
 from textgate.pam_files import PamAdminError
 from textgate.pam_removal import DPKG_LOCK, RECORD, REMOVED, PamRemoval
@@ -105,6 +106,34 @@ def test_removal_of_what_guards_nothing_leaves_nothing(place: Path) -> None:
     shutil.rmtree(root / "var/lib/textgate")
     assert removal(root).set_aside() == []
     assert not (root / "var/lib/textgate").exists()
+
+
+@pytest.mark.parametrize("command", ["remove", "disable --all"])
+def test_immutable_file_is_named_and_all_stay_guarded(place: Path, command: str) -> None:
+    root = make_root(place, enable_all)
+    path = root / "etc/pam.d/sudo"
+    if subprocess.run(["chattr", "+i", path], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this file system has no immutable files")
+    try:
+        guarded = tree(root)
+        with pytest.raises(PamAdminError, match=r"Operation not permitted: .*/etc/pam\.d/sudo\b") as caught:
+            removal(root).set_aside() if command == "remove" else removal(root).disable_all()
+        assert "chattr -i" in (caught.value.hint or "")
+        assert tree(root) == guarded
+    finally:
+        subprocess.run(["chattr", "-i", path], check=True)
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_settings_of_sshd_do_not_outlive_lines_that_were_taken_out_by_hand(place: Path, is_remembered: bool) -> None:
+    root = make_root(place, enable_all)
+    for name, text in (("sshd", SSHD), ("sudo", SUDO), ("login", SUDO)):
+        (root / f"etc/pam.d/{name}").write_text(text)
+    if not is_remembered:
+        shutil.rmtree(root / "var/lib/textgate")
+    removal(root).set_aside()
+    assert not list((root / "etc/ssh/sshd_config.d").iterdir())
+    assert removal(root).remembered() == []
 
 
 @pytest.mark.parametrize("has_profile", [False, True])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import textgate
-from pam_world import SSHD, SUDO, Commands, enable_all, make_root, place
+from pam_world import SSHD, SUDO, Commands, enable_all, make_root, place, tree
 from textgate import entry, rescue
 from textgate.entry import LIBRARIES
 from textgate.pam_admin import PamAdmin
@@ -232,6 +232,34 @@ def test_shell_keeps_a_change_that_was_broken_off_from_coming_back(place: Path) 
         (changes / name).write_text("{}")
     assert disable_all(str(root)).returncode == 0
     assert sorted(path.name for path in changes.iterdir()) == ["pam.undo.set-aside", "removal.set-aside"]
+
+
+@pytest.mark.parametrize("obstacle", ["line by hand", "link", "immutable"])
+def test_shell_changes_all_or_none_for_a_removal(place: Path, obstacle: str) -> None:
+    """Python can't be run, and one file can't be cleaned: the package stays, and so do all its lines."""
+    root = make_root(place, enable_all)
+    sudo, settings = root / "etc/pam.d/sudo", root / "etc/ssh/sshd_config.d/00-textgate.conf"
+    (root / "var/lib/textgate/changes/pam.undo").write_text("{}")
+    if obstacle == "line by hand":
+        (root / "etc/pam.d/vsftpd").write_text("auth include textgate\n")
+    elif obstacle == "link":
+        sudo.rename(root / "etc/sudo-of-another-package")
+        sudo.symlink_to("../sudo-of-another-package")
+    elif subprocess.run(["chattr", "+i", sudo], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this file system has no immutable files")
+    try:
+        before = tree(root)
+        done = disable_all("--all-or-none", str(root))
+        assert done.returncode == 1
+        assert "nothing was changed" in done.stderr
+        assert tree(root) == before
+        assert settings.exists()
+    finally:
+        subprocess.run(["chattr", "-i", sudo], capture_output=True, check=False)
+    if obstacle == "immutable":
+        assert disable_all("--all-or-none", str(root)).returncode == 0
+        assert not [name for name in tree(root) if "textgate-kept" in name]
+        assert sudo.read_text() == SUDO
 
 
 def test_shell_has_the_marks_and_the_rule_of_the_others() -> None:

@@ -33,7 +33,8 @@ end
 -- Each place counts for itself: the machine (sudo, su), every address that a right code came from, and all addresses
 -- that none came from, the strangers, together. No place may use up all of a day's wrong codes and texts: who has
 -- stolen the first factor can lock out himself and those at the same place, and not the owner elsewhere.
-local is_known = arg.source == '' or number(redis.call('ZSCORE', KNOWN, arg.source)) > now - KNOWN_MS
+local known_at = redis.call('ZSCORE', KNOWN, arg.source) -- never: not 0, for now may be 1970-01-02
+local is_known = arg.source == '' or (known_at and number(known_at) > now - KNOWN_MS)
 local OURS, OTHERS = is_known and 7 or 10, is_known and 10 or 7
 local GUARD, WRONG, UNANSWERED = unpack(KEYS, OURS, OURS + 2)
 local OTHER_WRONG, OTHER_UNANSWERED = KEYS[OTHERS + 1], KEYS[OTHERS + 2]

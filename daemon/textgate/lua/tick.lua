@@ -39,6 +39,9 @@ else
     at = at + math.max(0, wall - last_wall)
 end
 at = math.max(at, seen_at)
+-- A clock that is behind (a machine without one of its own, before it has asked the network) leaves this as it is: else
+-- the next start would take its way back to the right time for time that went by.
+wall = math.max(wall, last_wall)
 
 local function whole(value) return string.format('%.0f', value) end
 redis.call('HSET', KEYS[1], 'id', id, 'epoch', whole(epoch), 'mark', whole(mark), 'at_ms', whole(at),
