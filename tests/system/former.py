@@ -12,6 +12,7 @@ from pathlib import Path
 VERSION = "0.0.9"
 CHANGED = {"usr/share/textgate/textgate.toml", "etc/textgate/redis.conf", "usr/share/textgate/textgate.pam"}
 BLOCK = "etc/pam.d/textgate"
+DAEMON_UNIT = "usr/lib/systemd/system/textgated.service"
 LINE = "# A line of the former build.\n"
 
 
@@ -30,6 +31,9 @@ def former_deb(deb: Path, folder: Path) -> Path:
     (tree / BLOCK).write_bytes(shipped.read_bytes())
     conffiles = tree / "DEBIAN" / "conffiles"
     conffiles.write_text(conffiles.read_text() + f"/{BLOCK}\n")
+    unit = tree / DAEMON_UNIT  # which had no folder of its own then
+    lines = unit.read_text().splitlines(keepends=True)
+    unit.write_text("".join(line for line in lines if not line.startswith("StateDirectory")))
     init = tree / "usr/lib/python3/dist-packages/textgate/__init__.py"
     former = [line for line in init.read_text().splitlines(keepends=True) if not line.startswith("__version__ =")]
     init.write_text("".join(former) + f'__version__ = "{VERSION}"\n')

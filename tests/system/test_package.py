@@ -117,6 +117,7 @@ def test_upgrade_under_load_loses_no_login_and_nothing_of_the_admin(boot: Boot, 
     assert {path: machine.read(path) for path in kept} == kept
     assert machine.run("sha256sum /etc/textgate/credentials/* /etc/textgate/phones").stdout == secrets
     assert machine.run("stat -c '%i %n' /run/textgate/*.sock").stdout == sockets  # never closed
+    assert machine.exists("/var/lib/textgate/daemon/store-seen.json")  # which the unit of the new build alone allows
     assert LINE not in machine.read("/etc/pam.d/textgate")  # nobody had changed it, so it is the new one
     assert machine.run(["systemctl", "is-active", *UNITS]).stdout.split() == ["active"] * len(UNITS)
 
