@@ -24,7 +24,7 @@ from .spent import Spent
 from .store import Store
 from .store_clock import StoreClock
 from .store_upgrade import adopt_unproved
-from .store_watch import StoreWatch, knock
+from .store_watch import StoreWatch, knock, started_mark
 from .vault import Vault, parse_keys
 from .verifier import Accounts, Clock, Directory, Pace, Unsent, Verifier
 
@@ -209,6 +209,7 @@ def _watch(config: Config, store: Store, audit: Audit) -> StoreWatch:
         lambda: knock(store.address, config.store.timeout_s),
         away_after_s=config.failmode.away_after_s,
         on_change=on_change,
+        mark=lambda: started_mark(store.address),
     )
 
 

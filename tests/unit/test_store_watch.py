@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from textgate.store_watch import LOOK_EVERY_S, STALE_S, Knock, StoreWatch, knock
+from textgate import store_watch
+from textgate.store_watch import LOOK_EVERY_S, STALE_S, Knock, StoreWatch, knock, started_mark
 
 AFTER_S = 30.0
 
@@ -24,12 +26,14 @@ class Scene:
         self.found = Knock.NOBODY
         self.short: str | None = None
         self.told: list[bool] = []
+        self.mark: Callable[[], object] = lambda: None
         self.watch = StoreWatch(
             lambda: self.found,
             away_after_s=AFTER_S,
             shortage=lambda: self.short,
             clock=lambda: self.now_at,
             on_change=self.told.append,
+            mark=lambda: self.mark(),
         )
 
     def look_for(self, span_s: float) -> bool:
@@ -157,9 +161,54 @@ def test_each_error_of_a_host_on_the_network(
     error: OSError, found: Knock, other: OSError | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several addresses each must say that nobody is there."""
-
-    def create_connection(*_arguments: object, **_options: object) -> socket.socket:
-        raise ExceptionGroup("", [error, *([other] if other else [])])
-
-    monkeypatch.setattr(socket, "create_connection", create_connection)
+    faults = [error, *([other] if other else [])]
+    found_at = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{at}", 6379)) for at in range(len(faults))]
+    if isinstance(error, socket.gaierror):
+        monkeypatch.setattr(socket, "getaddrinfo", _raiser(error))
+    else:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: found_at)
+    monkeypatch.setattr(store_watch, "_fault_at", lambda *_arguments: faults.pop(0))
     assert knock(("redis.example", 6379), 1.0) is found
+
+
+def _raiser(error: Exception) -> Callable[..., object]:
+    def fail(*_arguments: object, **_options: object) -> object:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_silence_of_this_machine_is_not_away(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any user can keep the line of a port full by connecting again and again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as held, contextlib.ExitStack() as line:
+        address = held.getsockname()
+        for _ in range(2):
+            ours = line.enter_context(socket.socket())
+            ours.setblocking(False)
+            ours.connect_ex(address)
+        assert knock(address, 0.2) is Knock.UNCLEAR
+    monkeypatch.setattr(store_watch, "_fault_at", lambda *_arguments: TimeoutError())
+    assert knock((host, 6379), 1.0) is Knock.UNCLEAR
+
+
+def test_redis_that_was_started_between_two_looks_is_not_away(scene: Scene, tmp_path: Path) -> None:
+    """Who fills its disk for a moment ends it at each step of a login, and both looks find nobody and room enough."""
+    path = tmp_path / "redis.sock"
+    scene.mark = lambda: started_mark(str(path))
+    for _ in range(3):
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as started:
+            started.bind(str(path))
+        assert scene.look_for(AFTER_S) is False
+    path.unlink()
+    assert scene.look_for(AFTER_S) is False
+    assert scene.look_for(1) is True
+
+
+def test_mark_that_cannot_be_read_says_nothing_of_redis(scene: Scene) -> None:
+    scene.look_for(AFTER_S + 1)
+    assert started_mark(("redis.example", 6379)) is None
+    scene.mark = _raiser(PermissionError(errno.EACCES, ""))
+    with pytest.raises(PermissionError):
+        scene.look_for(1)
