@@ -27,6 +27,7 @@ from .errors import DirectoryError, StoreUnavailable, StoreUnsound, TextgateErro
 from .gateway_outcomes import Outcome, SendReason, SendResult
 from .limits import Address, Budget, Rules, Scope, budgets, build_rules, micros, source_key
 from .msisdn import Msisdn
+from .pace import Pace
 from .policy import Account, Decision, FailKind, Verdict, apply_failmode, decide
 from .proofs import Bound, Proofs
 from .protocol import Reply, Why, Word
@@ -139,23 +140,6 @@ class Payment:
 
     budgets: tuple[Budget, ...]
     charged_at_ms: int
-
-
-class Pace:
-    """How the last real text went, so that a login to which nothing is sent takes as long and says the same."""
-
-    def __init__(self) -> None:
-        # One reference, replaced as a whole: readers on other threads see the old or the new one.
-        self._last = SendResult(Outcome.SENT, SendReason.ACCEPTED, attempt_count=1, duration_s=0.1)
-
-    def note(self, result: SendResult) -> None:
-        """Remember a real text, unless how it ended is about its number: of nobody else's would be said the same."""
-        if result.concerns_all:
-            self._last = SendResult(result.outcome, result.reason, result.attempt_count, result.duration_s)
-
-    def read(self) -> SendResult:
-        """Outcome, reason and duration of the last real text."""
-        return self._last
 
 
 class Unsent:

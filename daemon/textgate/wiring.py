@@ -17,6 +17,7 @@ from .directory import build_directory
 from .dispatcher import Alarms, Dispatcher
 from .errors import ConfigError
 from .gateway import Gateway, GatewayCredentials, build_gateway
+from .pace import Pace
 from .policy import names_groups
 from .proofs import Proofs
 from .secret import Secret
@@ -26,7 +27,7 @@ from .store_clock import StoreClock
 from .store_upgrade import adopt_unproved
 from .store_watch import StoreWatch, knock, started_mark
 from .vault import Vault, parse_keys
-from .verifier import Accounts, Clock, Directory, Pace, Unsent, Verifier
+from .verifier import Accounts, Clock, Directory, Unsent, Verifier
 
 CONFIG_MAX_BYTES = 1 << 20
 SENDS_WAITING = 256  # texts in line behind those being sent; more are refused at once

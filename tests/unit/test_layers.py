@@ -16,7 +16,7 @@ import textgate
 PACKAGE = Path(textgate.__file__).parent
 
 _MODULES = {
-    "core": "away printable errors secret codes msisdn sms texts limits policy protocol session config "
+    "core": "away pace printable errors secret codes msisdn sms texts limits policy protocol session config "
     "gateway_outcomes pam_stack config_edit sshd_config sshd_words sshd_cases guard_faults finding doors "
     "pam_block",
     "adapters": "pam_repair audit_digest decoys sshd_running sudoers "
