@@ -26,6 +26,8 @@ class Rate:
 
 
 REQUESTS = (Rate(10, 1.0), Rate(60, 60.0))  # of one user id, whatever they ask for
+# Of all of them together: a member may have 65,536 further user ids (subuid(5)), and each is one that is counted.
+REQUESTS_OF_ALL = (Rate(40, 1.0), Rate(600, 60.0))
 UNLOCKS_OF_ONE = Rate(1, 300.0)  # unlocks of one user, by whichever members of the group
 UNLOCKS = Rate(50, 86_400.0)  # unlocks by the group in all
 
@@ -73,7 +75,8 @@ class AdminLimits:
 
     def take_request(self, uid: int) -> None:
         """Any request."""
-        self._take(uid, [(f"uid {uid}", rate) for rate in REQUESTS], "too many requests")
+        of_one = [(f"uid {uid}", rate) for rate in REQUESTS]
+        self._take(uid, [*of_one, *(("all", rate) for rate in REQUESTS_OF_ALL)], "too many requests")
 
     def take_unlock(self, uid: int, user: str) -> None:
         """An unlock of a user who exists."""

@@ -17,6 +17,7 @@ from textgate.admin_limits import (
     OF_OTHERS,
     OF_ROOT,
     REQUESTS,
+    REQUESTS_OF_ALL,
     UNLOCKS,
     UNLOCKS_OF_ONE,
     AdminLimits,
@@ -50,6 +51,20 @@ def clock() -> Seconds:
 
 
 # --- Rates ---
+
+
+def test_member_with_many_user_ids_gets_no_further(clock: Seconds) -> None:
+    """Most users have 65,536 more in /etc/subuid: what is kept of them is small, and quickly looked at."""
+    limits, taken = AdminLimits(clock), 0
+    for uid in range(100_000, 110_000):
+        try:
+            limits.take_request(uid)
+            taken += 1
+        except ThrottledError:
+            clock.now += 0.004
+    assert taken <= REQUESTS_OF_ALL[1].most
+    assert len(limits._rates._taken) <= 2 * (REQUESTS_OF_ALL[1].most + 1)
+    limits.take_request(0)
 
 
 def test_rate_slides(clock: Seconds) -> None:
