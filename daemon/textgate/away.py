@@ -26,10 +26,11 @@ AWAY_ERRNOS = frozenset(
     }
 )
 
-# How a text ends where the gateway is away. Not RESET and THROTTLED: the gateway takes 40 connections from one
-# address, and breaks off or puts off what is more; any user can open them. Not DNS: a look-up fails where ports or
-# descriptors are used up. Not TLS: a wrong clock does that. Not DEADLINE: our own time was used up.
-AWAY_REASONS = frozenset({SendReason.UNREACHABLE, SendReason.TIMEOUT, SendReason.SERVER_ERROR})
+# How a text ends where the gateway is away. Not RESET, THROTTLED and TIMEOUT: the gateway takes 40 connections from
+# one address, and breaks off, puts off or leaves waiting what is more; any user can open them. So silence counts only
+# where no connection was taken. Not DNS: a look-up fails where ports or descriptors are used up. Not TLS: a wrong
+# clock does that. Not DEADLINE: our own time was used up.
+AWAY_REASONS = frozenset({SendReason.UNREACHABLE, SendReason.SERVER_ERROR})
 
 # The same as the store keeps it, `OUTCOME:REASON`.
 AWAY_STATES = frozenset(

@@ -51,7 +51,7 @@ class SendReason(Enum):
     DNS = "dns"  # the service's name isn't found
     UNREACHABLE = "unreachable"  # no connection
     TLS = "tls"  # no trusted connection
-    TIMEOUT = "timeout"  # no answer within the read timeout
+    TIMEOUT = "timeout"  # a connection was taken, and no answer came within the read timeout
     DEADLINE = "deadline"  # no answer within the total time
     RESET = "reset"  # the connection broke before the answer was whole
     BAD_ANSWER = "bad_answer"  # an answer that can't be read

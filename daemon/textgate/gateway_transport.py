@@ -269,7 +269,14 @@ class _Connection(http.client.HTTPConnection):
             return sock
         # Python holds one handshake to one timeout, however many packets it takes.
         sock.settimeout(min(self._connect_timeout_s, _positive(deadline_at - self._clock())))
-        return self._tls.wrap_socket(sock, server_hostname=self.host)
+        try:
+            return self._tls.wrap_socket(sock, server_hostname=self.host)
+        except TimeoutError:
+            raise _Silence from None
+
+
+class _Silence(OSError):
+    """The other end took the connection, so it is there; but the handshake did not end in time."""
 
 
 class _NotOpened(Exception):
@@ -281,11 +288,13 @@ class _NotOpened(Exception):
 
 
 # Of several addresses the one that says least for the service being away decides.
-_WORST_FIRST = (SendReason.SHORTAGE, SendReason.RESET, SendReason.UNREACHABLE)
+_WORST_FIRST = (SendReason.SHORTAGE, SendReason.RESET, SendReason.TIMEOUT, SendReason.UNREACHABLE)
 
 
 def _no_connection_reason(error: OSError) -> SendReason:
     """Why an address could not be connected to: the service is away by a positive list (away.py), else it is us."""
+    if isinstance(error, _Silence):
+        return SendReason.TIMEOUT
     if isinstance(error, TimeoutError) or is_absence(error):
         return SendReason.UNREACHABLE
     is_cut = isinstance(error, _CUT_HANDSHAKES) or error.errno in _BROKEN_OFF

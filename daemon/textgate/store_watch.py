@@ -4,9 +4,9 @@
 Redis is away when no look has found it for `away_after_s`, and this machine was short of nothing at any of them.
 One that has just ended is not: systemd starts it again within a second, and somebody may have brought its end about.
 One that takes connections and does not answer, or answers with an error, is there: nobody is let in for it. Nor is
-anybody for one on this machine that is silent: a user's flood of connections keeps its line full. One that was started
-between two looks is not away either, though neither found it: who fills its disk at the right moments can end it each
-time it is asked something.
+anybody for one on this machine that is silent: a user's flood of connections keeps its line full. One that was
+started between two looks is not away either, though neither found it: who fills its disk at the right moments can end
+it each time it is asked something.
 Runs only with [failmode] store = "safe".
 """
 
@@ -44,8 +44,10 @@ class Knock(Enum):
 
 def knock(address: Address, timeout_s: float) -> Knock:
     """Connect once. A host on the network that answers nothing in timeout_s is not there; this machine always is."""
-    faults = [(address, _fault_at(socket.AF_UNIX, address, timeout_s))] if isinstance(address, str) else []
-    if not isinstance(address, str):
+    faults: list[tuple[Any, OSError | None]] = []
+    if isinstance(address, str):
+        faults.append((address, _fault_at(socket.AF_UNIX, address, timeout_s)))
+    else:
         try:
             found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
         except OSError:

@@ -38,6 +38,7 @@ from textgate.errors import DirectoryError, StoreUnavailable, VaultError
 from textgate.gateway_outcomes import Outcome, SendReason, read_rest_answer
 from textgate.limits import Scope
 from textgate.msisdn import Msisdn
+from textgate.pace import Pace
 from textgate.policy import Account
 from textgate.protocol import Reply, Why, Word
 from textgate.secret import Secret
@@ -49,7 +50,6 @@ from textgate.vault import Vault, new_key_line, parse_keys
 from textgate.verifier import (
     RECOVERY_PURPOSE,
     SECRET_PURPOSE,
-    Pace,
     Unsent,
     Verifier,
     user_key,
@@ -65,7 +65,7 @@ PASS, SKIP = Reply(Word.PASS), Reply(Word.SKIP)
 LOCKED_5, LOCKED_4 = (texts.locked(wait_s, "wrong_in_a_row") for wait_s in (300, 240))
 SENT = (Outcome.SENT, SendReason.ACCEPTED)
 REFUSED_AWAY = (Outcome.REFUSED, SendReason.UNREACHABLE)
-UNKNOWN_AWAY = (Outcome.UNKNOWN, SendReason.TIMEOUT)
+UNKNOWN_AWAY = (Outcome.UNKNOWN, SendReason.SERVER_ERROR)
 REFUSED_CREDIT = (Outcome.REFUSED, SendReason.CREDIT)
 
 # redis-py leaves the socket of a failed connect to the garbage collector.
@@ -1283,7 +1283,7 @@ def test_gateway_away_at_begin_lets_in_only_where_the_failmode_says_so(
     assert len(door.journal.find("fail_open")) == int(is_let_in)
 
 
-@pytest.mark.parametrize("end", [(Outcome.REFUSED, SendReason.TIMEOUT), UNKNOWN_AWAY])
+@pytest.mark.parametrize("end", [REFUSED_AWAY, UNKNOWN_AWAY])
 @pytest.mark.parametrize(("mode", "service", "is_let_in"), MATRIX)
 def test_gateway_away_after_the_wait_lets_in_at_the_check_only_where_the_failmode_says_so(
     door: Door, mode: str, service: str, is_let_in: bool, end: tuple[Outcome, SendReason]
@@ -1315,7 +1315,7 @@ def test_gateway_away_for_long_does_not_lock_out_who_is_let_in(door: Door) -> No
     door.configure(failmode={"gateway": "safe", "safe_services": ("sshd",)}, gateway={"send_wait_s": 0.0})
     held = HeldSender()
     door.use(held)
-    door.gateway.always = (Outcome.REFUSED, SendReason.TIMEOUT)
+    door.gateway.always = REFUSED_AWAY
     for number in range(25):
         assert door.begin(session=f"s{number}") == Reply(Word.ASK, texts.ON_ITS_WAY)
         held.release()
@@ -1364,7 +1364,7 @@ def test_gateway_away_lets_nobody_in_by_a_text_that_is_over(
 
 
 # The positive list; test_failmode_table.py has what each error becomes.
-AWAY = (SendReason.UNREACHABLE, SendReason.TIMEOUT, SendReason.SERVER_ERROR)
+AWAY = (SendReason.UNREACHABLE, SendReason.SERVER_ERROR)
 
 
 @pytest.mark.parametrize("reason", AWAY)
