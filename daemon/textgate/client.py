@@ -566,7 +566,8 @@ class AuthClient:
             self._audit.event(Event.FAULT, "phones file", priority=Priority.ERROR, reason=fault)
 
     def _note_fault(self, message: str, reason: str, at: str | None) -> None:
-        self._audit.event(
+        """Summed up as well: while a part is away each try of anybody's is a fault, and none is counted."""
+        self._digest.event(
             Event.FAULT, message, priority=Priority.ALERT, service=self._service, result="deny", reason=reason, at=at
         )
 

@@ -18,7 +18,8 @@ import pytest
 
 from fakes import START_MS, VAULT, decoy_of
 from private_redis import PrivateRedis
-from textgate.client import AuthClient, Throttled, WrongPassword
+from textgate.audit_digest import WRITTEN
+from textgate.client import AuthClient, PasswordsAway, StoreAway, Throttled, WrongPassword
 from textgate.config import StoreConfig
 from textgate.decoys import DECOYS
 from textgate.limits import HOUR_MS, SOURCE_BUCKETS, bucket, budgets, source_key
@@ -37,7 +38,7 @@ from textgate.session import Session
 from textgate.store import BeginState, Store
 
 from .test_client import PASSWORD, SOURCE, World, world
-from .test_store import Logins, logins
+from .test_store import Logins, logins, unclosed_allowed
 
 __all__ = ["logins", "world"]  # fixtures
 
@@ -317,3 +318,24 @@ def test_flood_of_wrong_passwords_is_summed_up(world: World, client: AuthClient)
     summed = [entry for entry in world.journal.entries if entry["times"]]
     assert sum(int(entry["times"]) for entry in summed) == 600 - 2 * 5
     assert all(entry["source"] == SOURCE for entry in summed)
+
+
+# --- The journal while a part is away ---
+
+
+def _broken_check(_user: str, _password: str) -> bool:
+    raise OSError
+
+
+@unclosed_allowed
+@pytest.mark.parametrize("away", ["redis", "passwords"])
+def test_tries_while_a_part_is_away_do_not_flood_the_journal(world: World, away: str) -> None:
+    broken: dict[str, dict[str, Any]] = {
+        "redis": {"store_url": "unix:///nonexistent/redis.sock"},
+        "passwords": {"passwords": _broken_check},
+    }
+    client = world.client(**broken[away])
+    for _ in range(10 * WRITTEN):
+        with pytest.raises((StoreAway, PasswordsAway)):
+            client.step_one("alice", "wrong", source=ELSEWHERE)
+    assert len(world.journal.find("fault")) == WRITTEN
