@@ -552,10 +552,11 @@ def test_name_of_an_unknown_user_is_written_nowhere(door: Door, redis_server: Pr
 
 def test_pretended_text_takes_as_long_as_the_last_real_one(door: Door) -> None:
     door.begin("unknown")
-    assert door.pauses == [0.1]  # nothing is known yet
+    [before_any] = door.pauses
+    assert 0.08 <= before_any <= 0.16
     door.begin("alice")
     door.begin("unknown2")
-    assert door.pauses == [0.1, 0.25]
+    assert door.pauses == [before_any, 0.25]  # test_pace.py: and as several did
 
 
 Ends = list[tuple[Outcome, SendReason]]
