@@ -5,7 +5,7 @@ Three layers, imports point down only (tests/unit/test_layers.py holds that line
 
     shell     server, admin, verifier, dispatcher, wiring, client, service, doctor, way_in, administrators,
               store_words, doctor_failmode, doctor_sshd, doctor_sudo, doctor_block, doctor_changes, pam_status,
-              doctor_doors, intake, pam_commands, cli*, pam_revert, rescue, entry,
+              doctor_doors, doctor_polkit, intake, pam_commands, cli*, pam_revert, rescue, entry,
               admin_desk, admin_limits, counts, credit_cache, password_limits: starts, wires
     adapters  store, store_clock, store_upgrade, seen, spent, proofs, gateway,
               gateway_transport, directory, accounts, credentials, credstore, vault, peercred, boot,

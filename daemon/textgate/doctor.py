@@ -27,6 +27,7 @@ from .directory import PhoneTable, read_phones
 from .doctor_changes import check_changes
 from .doctor_doors import door_findings, wishes_of
 from .doctor_failmode import failmode_findings
+from .doctor_polkit import check_polkit
 from .doctor_sshd import check_sshd
 from .doctor_sudo import check_sudo
 from .door_survey import survey
@@ -420,4 +421,5 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("doors", _doors),
     ("sshd", check_sshd),
     ("sudo", check_sudo),
+    ("polkit", check_polkit),
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rig.sshd_spellings import SPELLINGS
-from system.doors import Doors
+from system.doors import PASSWORD, PASSWORDS, Doors
 from system.machines import Machine, Release
 from system.setting import ALICE, Gateway
 
@@ -152,6 +152,25 @@ BROKEN = {
         {"doors"},
         "warning",
     ),
+    "rule for a number": (
+        "echo '#1000 ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/a",
+        "rm /etc/sudoers.d/a",
+        {"sudo"},
+        "warning",
+    ),
+    "other PAM service of sudo": (
+        "echo 'Defaults pam_service=open' >/etc/sudoers.d/a",
+        "rm /etc/sudoers.d/a",
+        {"sudo"},
+        "failure",
+    ),
+    "second sshd": (
+        "/usr/sbin/sshd -p 2222 -o PidFile=/run/second.pid -o UsePAM=no -o PasswordAuthentication=yes; "
+        "until pgrep -f 'sshd.*2222.*listener' >/run/second; do sleep 0.1; done",
+        "kill $(cat /run/second)",
+        {"sshd"},
+        "warning",
+    ),
     "half of sudo": ("textgate pam disable sudo-i", "textgate pam enable sudo-i", {"doors"}, "failure"),
     "try": ("textgate pam try login", "textgate pam disable login", {"pam"}, "warning"),
 }
@@ -170,6 +189,30 @@ def test_what_is_broken_is_found(machine: Machine, name: str) -> None:
     finally:
         machine.run(mends)
         machine.wait_until("textgate status", within_s=30)
+
+
+def test_program_whose_file_is_gone_lets_in_by_a_password(_doors: Doors) -> None:
+    """PAM goes by `other` then; `sudo -i` is one such program."""
+    machine = _doors.machine
+    machine.run("mv /etc/pam.d/sudo-i /root/sudo-i")
+    try:
+        with _doors.sudo(is_login=True) as login:
+            login.answer(PASSWORD, PASSWORDS[ALICE])
+            assert login.is_in()  # without a code
+        _, found = examine(machine)
+        assert [row["level"] for row in found if row["fault"] == "door-open"] == ["failure"]
+    finally:
+        machine.run("mv /root/sudo-i /etc/pam.d/sudo-i")
+    assert examine(machine) == (0, [])
+
+
+def test_empty_password_in_passwd_itself_is_found(machine: Machine) -> None:
+    machine.run("useradd -s /bin/bash old && sed -i 's/^old:x:/old::/' /etc/passwd")
+    try:
+        _, found = examine(machine)
+        assert {row["service"] for row in found if row["fault"] == "empty-password"} == set(SERVICES)
+    finally:
+        machine.run("userdel old")
 
 
 def test_sshd_s_files_are_read_as_sshd_reads_them(machine: Machine) -> None:
@@ -208,6 +251,7 @@ def test_pam_service_of_sshd_is_the_one_that_is_looked_at(machine: Machine, rele
             return
         for text, level in (
             ("PAMServiceName other-sshd\n", "failure"),
+            ("Match User alice\nPAMServiceName sshd\nMatch Group sudo\nPAMServiceName other-sshd\n", "warning"),
             ('Match User deploy\n"PAMServiceName"=other-sshd\n'.replace('"=', '" '), "warning"),
         ):
             machine.write(setting, text)

@@ -26,7 +26,7 @@ _MODULES = {
     "pam_removal pam_dry_run guard_health door_survey atomic_file programs plain_files shortage store_watch "
     "redis_room",
     "shell": "store_words doctor_failmode doctor_sshd doctor_sudo intake admin_desk admin_limits counts credit_cache "
-    "doctor_block password_limits "
+    "doctor_block doctor_polkit password_limits "
     "dispatcher verifier wiring admin server client doctor way_in administrators pam_revert pam_status "
     "doctor_doors pam_commands rescue entry doctor_changes "
     "service cli cli_base cli_pam cli_setup cli_credentials",
