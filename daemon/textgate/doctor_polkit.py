@@ -2,7 +2,7 @@
 """What `textgate doctor` says of polkit's rules: where it asks nothing for what comes to root.
 
 Rules are programs, and nobody can tell for certain what they allow. Named are those of the administrator (/etc,
-/usr/local, /run, and the key files of polkitd-pkla) that say yes and either name an action that gives root, or look at
+/usr/local, /run, and the key files of polkitd-pkla) that say yes and name an action that gives root, or look at
 no action at all. Rules that packages bring are theirs to answer for.
 """
 

@@ -5,7 +5,9 @@ Rules of this file:
 - A file is looked at before it is opened, since opening alone can wait for ever (a fifo) or do something (a watchdog,
   a tape). Symbolic links are followed, as sshd follows them: what they point to is what is looked at.
 - Of a user's own file, the user's rights decide, in a process of its own: what sshd can't read there is no key, and
-  root reads nothing on a user's behalf. That process has a deadline, for homes on servers and in user space.
+  root reads nothing on a user's behalf. That process has a deadline, for homes on servers and in user space. It is
+  the user's, who can take it over (ptrace): it has no terminal of root's to type into (TIOCSTI), and no
+  descriptor but its own two pipes.
 - It is one file of the standard library alone: `read_as` feeds it to a Python that knows nothing of textgate.
 """
 
@@ -55,7 +57,8 @@ def read_as(user: str, path: str | os.PathLike[str], most_bytes: int, within_s: 
     """
     reader = subprocess.Popen(  # noqa: S603  # a fixed program; the path is an argument, and no shell sees it
         [PYTHON, "-IS", "-", os.fspath(path), str(most_bytes)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env={}, **_rights_of(user),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env={},
+        start_new_session=True, **_rights_of(user),
     )  # fmt: skip
     try:
         return _result(reader, os.fspath(path), most_bytes, time.monotonic() + within_s)

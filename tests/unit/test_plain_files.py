@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pty
 import pwd
 import socket
 import tempfile
@@ -139,6 +141,40 @@ def test_reader_that_says_too_much_is_not_heard_out(tmp_path: Path, monkeypatch:
     reader.chmod(0o755)
     monkeypatch.setattr(plain_files, "PYTHON", str(reader))
     assert read_as(ME, tmp_path / "keys", MOST) == b"y\n" * (MOST // 2)
+
+
+SAYS_WHAT_IT_HOLDS = """\
+#!/usr/bin/python3 -IS
+import os
+words = open("/proc/self/stat").read().rpartition(")")[2].split()
+print(0)
+print("session", int(words[3]) == os.getpid(), "terminal", words[4])
+try:
+    os.open("/dev/tty", os.O_RDWR)
+except OSError:
+    print("no terminal")
+"""
+
+
+def test_reader_has_no_terminal_into_which_it_could_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the user's process, who can take it over; and root's terminal takes what is typed by ioctl (TIOCSTI)."""
+    reader = tmp_path / "reader"
+    reader.write_text(SAYS_WHAT_IT_HOLDS)
+    reader.chmod(0o755)
+    monkeypatch.setattr(plain_files, "PYTHON", str(reader))
+    pid, terminal = pty.fork()
+    if pid == 0:  # the child has a terminal, as root has
+        try:
+            os.write(1, read_as(ME, tmp_path / "keys", 1000))
+        finally:
+            os._exit(0)
+    said = b""
+    with contextlib.suppress(OSError):  # a terminal that nobody has open any more
+        while chunk := os.read(terminal, 1000):
+            said += chunk
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert said.decode().split("\r\n")[:2] == ["session True terminal 0", "no terminal"]
 
 
 @pytest.fixture
