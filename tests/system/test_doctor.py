@@ -166,7 +166,7 @@ BROKEN = {
     ),
     "second sshd": (
         "/usr/sbin/sshd -p 2222 -o PidFile=/run/second.pid -o UsePAM=no -o PasswordAuthentication=yes; "
-        "until pgrep -f 'sshd.*2222.*listener' >/run/second; do sleep 0.1; done",
+        "until pgrep -f '^sshd: .*2222.*listener' >/run/second; do sleep 0.1; done",
         "kill $(cat /run/second)",
         {"sshd"},
         "warning",
