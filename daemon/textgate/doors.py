@@ -66,7 +66,7 @@ DOORS: Sequence[Service] = (
             ("/etc/init.d/dropbear", "/usr/lib/systemd/system/dropbear.service"), can_ask=False, is_by_name=True,
             has_pam=False),
     Service(("login",), Leads.SHELL, "on the console", programs=("/usr/bin/login", "/bin/login"), is_by_name=True),
-    Service(("remote",), Leads.SHELL, "over the network", programs=("/usr/sbin/*telnetd",)),
+    Service(("remote",), Leads.SHELL, "over the network", programs=("/usr/sbin/*telnetd",), is_by_name=True),
     Service(("su", "su-l"), Leads.SHELL, "of whomever the password belongs to, root too",
             programs=("/usr/bin/su", "/bin/su", "/usr/bin/su-rs"), is_by_name=True),
     Service(("cockpit",), Leads.SHELL, "in the browser",
@@ -175,7 +175,7 @@ def remedy_of(door: Door, config_path: str) -> str:
         path = f"/etc/pam.d/{door.name}"
         return (
             f"put {path} back: `dpkg -S {path}` names its package; then: apt install --reinstall "
-            "-o Dpkg::Options::=--force-confmiss PACKAGE"
+            f"-o Dpkg::Options::=--force-confmiss PACKAGE; or, where no package has it: cp /etc/pam.d/login {path}"
         )
     if not door.service.has_pam:
         return f"{door.service.why}: remove it; or let it take keys alone (-s), and {leave}"

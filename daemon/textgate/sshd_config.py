@@ -142,15 +142,26 @@ def effective_faults(
     """
     found, places = effective(output), list(settings)
     for keyword, value in wanted(first_factor).items():
-        if found.get(keyword, "") != value:
+        if not _is_as_wanted(keyword, found.get(keyword, ""), first_factor):
             places_of = [
-                one.place for one in places if one.keyword == _canonical(keyword) and one.value.lower() != value
+                one.place
+                for one in places
+                if one.keyword == _canonical(keyword) and not _is_as_wanted(keyword, one.value, first_factor)
             ]
             by = f", by {places_of[0]}" if places_of else ""
             yield f"{keyword} is `{found.get(keyword, 'unset')}` in effect and not `{value}`{by}"
     service = pam_service(found)
     if service not in guarded:
         yield f"its PAM service is {service} (PAMServiceName), which does not ask for a code"
+
+
+def _is_as_wanted(keyword: str, value: str, first_factor: FirstFactor) -> bool:
+    """Whether a value asks for a code. Some of the ways of AuthenticationMethods are as good as all of them."""
+    value = value.lower()
+    if keyword == "authenticationmethods":
+        ways = set(value.split())
+        return bool(ways) and ways <= set(METHODS[first_factor].split())
+    return value == wanted(first_factor)[keyword]
 
 
 def pam_service(found: Mapping[str, str]) -> str:
@@ -182,12 +193,8 @@ def opens(setting: Setting, first_factor: FirstFactor) -> bool:
     """Whether a line is in a Match block and means logins without a code."""
     if not setting.matches:
         return False
-    value = setting.value.lower()
-    return {
-        "passwordauthentication": value != "no",
-        "kbdinteractiveauthentication": value != "yes",
-        "authenticationmethods": value != METHODS[first_factor],
-    }.get(setting.keyword, False)
+    keywords = ("passwordauthentication", "kbdinteractiveauthentication", "authenticationmethods")
+    return setting.keyword in keywords and not _is_as_wanted(setting.keyword, setting.value, first_factor)
 
 
 def is_of_concern(setting: Setting) -> bool:

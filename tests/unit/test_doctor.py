@@ -649,6 +649,18 @@ def test_daemon_that_is_away_is_told_once(ward: Ward) -> None:
     assert [one.check for one in findings if one.level is not Level.OK] == ["daemon"]
 
 
+def test_doors_that_may_be_left_open_are_no_finding_of_a_broken_configuration(ward: Ward) -> None:
+    """left_open can't be read then. What gives root is told all the same."""
+    for name in ("login", "su"):
+        ward.write(f"etc/pam.d/{name}", "@include common-auth\n")
+        ward.write(f"usr/bin/{name}", "")
+    assert ward.worst("doors").level is Level.WARNING
+    ward.options["codes"] = "digts = 6"
+    assert [one for one in ward.findings() if one.check == "doors" and one.level is not Level.OK] == []
+    ward.admin.disable("sudo-i")
+    assert ward.worst("doors").level is Level.FAILURE
+
+
 def test_broken_configuration_is_told_once(ward: Ward) -> None:
     ward.options["codes"] = "digits = 99"
     findings = ward.findings()

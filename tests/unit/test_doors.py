@@ -186,6 +186,15 @@ def test_cockpit_is_guarded_once_its_file_says_include(yard: Yard) -> None:
     assert yard.doors()["cockpit"].state is State.GUARDED
 
 
+def test_telnet_goes_by_a_service_for_which_debian_has_no_file(yard: Yard) -> None:
+    """`login -h` of Debian 13 asks `remote`, and not the guarded `login`."""
+    yard.guard("sudo", "sudo-i", "login")
+    yard.write("usr/sbin/telnetd", "")
+    (found,) = [one for one in door_findings(yard.doors().values()) if one.service == "remote"]
+    assert found.level is Level.WARNING
+    assert "/etc/pam.d/remote" in (found.remedy or "")
+
+
 @pytest.mark.parametrize("name", ["sudo-i", "sudo", "su-l", "login", "polkit-1"])
 def test_program_whose_file_is_gone_goes_by_other(yard: Yard, name: str) -> None:
     """libpam asks `other` where a service has no file, and Debian's asks for a password."""

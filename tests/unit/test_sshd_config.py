@@ -189,5 +189,25 @@ def test_match_blocks_that_go_without_a_code_are_found(text: str, is_open: bool)
         assert "User alice" in found[0]
 
 
+@pytest.mark.parametrize(
+    ("methods", "is_open"),
+    [
+        (METHODS[FirstFactor.ANY], False),
+        (METHODS[FirstFactor.KEY], False),  # stricter, and no fault
+        ("keyboard-interactive:pam publickey,keyboard-interactive:pam", False),
+        ("publickey", True),
+        ("publickey,keyboard-interactive:pam publickey", True),
+        ("keyboard-interactive", True),
+        ("any", True),
+        ("", True),
+    ],
+)
+def test_some_of_the_ways_are_as_good_as_all(methods: str, is_open: bool) -> None:
+    block = settings(f'Match User x\nAuthenticationMethods "{methods}"\n')
+    assert bool(list(match_faults(block, FirstFactor.ANY))) is is_open
+    said = output(FirstFactor.ANY, authenticationmethods=methods)
+    assert bool(list(effective_faults(said, FirstFactor.ANY))) is is_open
+
+
 def test_file_included_in_a_match_block_is_in_it() -> None:
     assert list(match_faults(settings("PasswordAuthentication yes\n", "Group x"), FirstFactor.KEY))
