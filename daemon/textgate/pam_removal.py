@@ -42,7 +42,7 @@ _LIVE = re.compile(
     re.MULTILINE,
 )
 # What of the package a guarded login needs; documents may be missing (dpkg's path-exclude).
-_NEEDED = re.compile(r"(?:/usr)?/(?:lib|libexec|bin|sbin)/.*|/etc/pam\.d/textgate")
+_NEEDED = re.compile(r"(?:/usr)?/(?:lib|libexec|bin|sbin)/.*")
 
 
 class PamRemoval(PamAdmin):
@@ -115,7 +115,8 @@ class PamRemoval(PamAdmin):
         """Whether the package's files that a guarded login needs are all there."""
         lists = [path for one in DPKG_LISTS for path in self._at("/").glob(one.lstrip("/"))]
         names = {name for path in lists for name in path.read_text(errors="surrogateescape").splitlines()}
-        return bool(names) and all(os.path.lexists(self._at(name)) for name in names if _NEEDED.fullmatch(name))
+        needed = [name for name in names if _NEEDED.fullmatch(name)] + [f"{PAM_DIR}/textgate"]  # which postinst makes
+        return bool(names) and all(os.path.lexists(self._at(name)) for name in needed)
 
     def formerly_guarded(self) -> list[str]:
         """The services that were guarded when the package was removed, and are not now."""

@@ -258,9 +258,10 @@ def test_lines_do_not_go_back_while_dpkg_is_at_work(place: Path) -> None:
         os.waitpid(child, 0)
 
 
-def test_lines_do_not_go_back_where_a_file_of_the_package_is_gone(place: Path) -> None:
+@pytest.mark.parametrize("name", ["usr/libexec/textgate/pam-helper", "etc/pam.d/textgate"])
+def test_lines_do_not_go_back_where_a_file_of_the_package_is_gone(place: Path, name: str) -> None:
     root = suspended(place)
-    (root / "usr/libexec/textgate/pam-helper").unlink()
+    (root / name).unlink()
     waits: list[float] = []
     pam_revert.settle_removal(removal(root), waits.append)
     assert slept(waits) > 0
