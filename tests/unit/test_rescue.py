@@ -252,6 +252,7 @@ def test_shell_changes_all_or_none_for_a_removal(place: Path, obstacle: str) -> 
         done = disable_all("--all-or-none", str(root))
         assert done.returncode == 1
         assert "nothing was changed" in done.stderr
+        assert "asks for no code now" not in done.stdout
         assert tree(root) == before
         assert settings.exists()
     finally:
