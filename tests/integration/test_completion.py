@@ -18,7 +18,7 @@ SCRIPTS = {"bash": "bash/textgate", "zsh": "zsh/_textgate", "fish": "fish/textga
 WITHIN_S = 60  # for a machine that is busy; nothing here waits that long
 READY = "ready-42> "
 
-PAM_VERBS = {"confirm", "disable", "enable", "status", "try"}
+PAM_VERBS = {"confirm", "disable", "enable", "repair", "status", "try"}
 PEOPLE = {"root"} | {entry.pw_name for entry in pwd.getpwall() if entry.pw_uid >= 1000} - {"nobody"}
 
 
