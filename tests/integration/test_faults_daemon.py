@@ -109,8 +109,17 @@ def test_login_waits_in_the_socket_while_the_daemon_is_started_again(
 # --- Hung. ---
 
 
+@pytest.fixture
+def fresh_daemon(daemon: Daemon) -> Daemon:
+    """One that has written nothing yet: of the same events in five minutes it writes the first few only."""
+    daemon.restart()
+    daemon.forget()
+    return daemon
+
+
 @pytest.mark.parametrize("door", DOORS)
-def test_hung_daemon_is_given_up_at_the_deadline(door: str, daemon: Daemon, doors: Doors, phone: Phone) -> None:
+def test_hung_daemon_is_given_up_at_the_deadline(door: str, fresh_daemon: Daemon, doors: Doors, phone: Phone) -> None:
+    daemon = fresh_daemon
     with helper_line(f"--deadline {DEADLINE_S}"):
         daemon.pause()
         doors.keep_out(door, AWAY, AWAY, codes=GUESSES, within_s=WITHIN_S)
@@ -313,9 +322,9 @@ def limit_descriptors(pid: int, most: int) -> None:
 
 
 @pytest.fixture
-def descriptor_limit(daemon: Daemon) -> Iterator[Callable[[int], None]]:
+def descriptor_limit(fresh_daemon: Daemon) -> Iterator[Callable[[int], None]]:
     """Call it with how many more descriptors the daemon may have; all again at the end."""
-    pid = daemon.process.pid
+    pid = fresh_daemon.process.pid
     (soft,) = re.findall(r"^Max open files +(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
     yield lambda more: limit_descriptors(pid, lowest_free_descriptor(pid) + more)
     limit_descriptors(pid, int(soft))
