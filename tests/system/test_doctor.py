@@ -75,9 +75,16 @@ BROKEN = {
     ),
     "block": (
         "sed -i 's/success=5/success=4/' /etc/pam.d/textgate",
-        "sed -i 's/success=4/success=5/' /etc/pam.d/textgate",
-        {"pam"},
+        "textgate pam repair",
+        {"block", "pam"},
         "failure",
+    ),
+    "block cut off": ("truncate -s 2000 /etc/pam.d/textgate", "textgate pam repair", {"block", "pam"}, "failure"),
+    "lines of an earlier version": (
+        "printf '@include common-auth\\n@include textgate\\n' >/etc/pam.d/by-hand",
+        "rm /etc/pam.d/by-hand",
+        {"pam"},
+        "warning",
     ),
     "module": (
         "cd /usr/lib/*/security && mv pam_textgate.so away.so",
@@ -122,7 +129,8 @@ BROKEN = {
         "failure",
     ),
     "wrong password": (
-        "printf 'auth required pam_unix.so\\n@include textgate\\n' >/etc/pam.d/by-hand",
+        "printf 'auth required pam_unix.so\\nauth substack textgate\\nauth requisite pam_textgate.so require\\n' "
+        ">/etc/pam.d/by-hand",
         "rm /etc/pam.d/by-hand",
         {"pam"},
         "failure",

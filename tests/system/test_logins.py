@@ -108,13 +108,15 @@ def test_ssh_code_is_good_for_its_connection_and_not_for_the_next_from_the_same_
             login.answer(PASSWORD, PASSWORDS[ALICE])
         return login
 
+    sent_count = doors.text_count()
     with to_code() as login:
         login.expect(CODE)
         code = doors.next_code()
     with to_code() as login:
         login.answer(CODE, code)
         login.expect("not right")
-        login.answer(CODE, doors.next_code())
+        # ssh that ends answers its prompt with nothing, for which one more text may have gone out.
+        login.answer(CODE, [doors.next_code() for _ in range(doors.text_count() - sent_count - 1)][-1])
         assert login.is_in()
     assert machine.journal("-u", "ssh").count("127.0.0.1 port 40022") >= 2
 
