@@ -266,7 +266,6 @@ def test_helper_killed_while_its_right_code_is_judged_lets_nobody_in(
         "--as=12000000",
         "--data=100000",
         "--stack=4096",
-        "--cpu=0",
     ],
 )
 def test_helper_without_means_is_a_refusal_of_the_right_code_too(
