@@ -338,15 +338,16 @@ def test_reserve_of_room_brings_redis_back_on_a_full_disk(machine: Machine, gate
     machine.run(RESTART)
     machine.run(["test", "-e", f"{STATE}/reserve"])
     machine.run(f"head -c 200M /dev/zero >{STATE}/filler", check=False)
-    helper(machine, "begin", login=95)  # Redis ends by it, and comes back in the room that was put by
-    machine.wait_until(["test", "!", "-e", f"{STATE}/reserve"])
+    # Redis ends by the first write that is larger than what is left of its file's last block, and comes back in the
+    # room that was put by.
+    machine.wait_until(f"textgate recovery {ALICE} >/dev/null 2>&1; test ! -e {STATE}/reserve")
     machine.wait_until(["textgate", "status"])
     assert log_in(machine, gateway, login=96).status == 0
     said = machine.run(["textgate", "doctor"], check=False).stdout
     assert "reserve" in said
     machine.run(f"head -c 64M /dev/zero >>{STATE}/filler", check=False)  # on purpose: it takes that room as well
+    machine.wait_until(f"textgate recovery {ALICE} >/dev/null 2>&1; textgate doctor | grep -q 'is full'")
     assert helper(machine, "begin", login=97).status == 1
-    assert "is full" in machine.run(["textgate", "doctor"], check=False).stdout
     machine.run(["systemctl", "stop", "textgated.service", "textgate-redis.service"])
     machine.run(["umount", STATE])
     machine.run(RESTART)
