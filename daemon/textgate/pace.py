@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from .gateway_outcomes import Outcome, SendReason, SendResult
 
-KEPT = 32
+KEPT = 4  # when the gateway becomes slower or faster, what is pretended follows within as many texts
 # Before the first one: what an answer of the gateway may take.
 _FIRST = tuple(
     SendResult(Outcome.SENT, SendReason.ACCEPTED, attempt_count=1, duration_s=duration_s)
