@@ -193,9 +193,12 @@ def budgets(
     return tuple(found)
 
 
+BUCKET_PREFIX = "~"  # starts no address, and no user's name as store.encode_user writes it
+
+
 def bucket(tag: str, count: int) -> str:
     """One of `count` names for a keyed fingerprint `KEY.HEX`, such as "~0a3f"; no name and no address begins so."""
-    return f"~{int(tag.rpartition('.')[2], 16) % count:04x}"
+    return f"{BUCKET_PREFIX}{int(tag.rpartition('.')[2], 16) % count:04x}"
 
 
 @functools.lru_cache(maxsize=256)  # prices and limits are few

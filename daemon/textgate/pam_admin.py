@@ -236,10 +236,7 @@ class PamAdmin(PamState, PamSshd):
         if not changes:
             return back
         try:
-            with self._transactions().begin(changes) as transaction:
-                for change in changes:
-                    transaction.apply(change.path)
-                transaction.commit()
+            self._transactions().change(changes)
         except OSError as error:
             raise self._broken_off(", ".join(services), error) from None
         self._stop_timer()

@@ -33,7 +33,6 @@ REMOVED = f"{CHANGES_DIR}/removed"
 COMMON_AUTH = f"{PAM_DIR}/common-auth"
 DPKG_LOCK = "/var/lib/dpkg/lock"
 DPKG_LISTS = ("/var/lib/dpkg/info/textgate.list", "/var/lib/dpkg/info/textgate:*.list")
-SOCKETS = ("textgated.socket", "textgated-admin.socket")
 _PROFILES = ("env", "DEBIAN_FRONTEND=noninteractive", "pam-auth-update", "--package")
 
 # Without the package's files, a line of one of these forms refuses everybody. prerm has the same rule.
@@ -69,10 +68,7 @@ class PamRemoval(PamAdmin):
             try:
                 self._write_record(RECORD, changes, has_profile=has_profile)
                 self._take_profile_out(has_profile=has_profile)
-                with self._transactions().begin(changes) as transaction:
-                    for change in changes:
-                        transaction.apply(change.path)
-                    transaction.commit()
+                self._transactions().change(changes)
             except (OSError, TransactionError, PamAdminError) as error:
                 raise self._taken_back(error) from None
         self._stop_timer()
@@ -195,10 +191,7 @@ class PamRemoval(PamAdmin):
             if change.before != change.after and self._bytes(change.path) == change.after
         ]
         done = [*back, FileChange(RECORD, self._bytes(RECORD), None, 0o600)]
-        with self._transactions().begin(done) as transaction:
-            for change in done:
-                transaction.apply(change.path)
-            transaction.commit()
+        self._transactions().change(done)
         if self.pending():
             with contextlib.suppress(PamAdminError):
                 self._start_timer()
@@ -214,9 +207,7 @@ class PamRemoval(PamAdmin):
             ],
         }
         change = FileChange(path, self._bytes(path), json.dumps(kept, indent=1).encode() + b"\n", 0o600)
-        with self._transactions().begin([change]) as transaction:
-            transaction.apply(change.path)
-            transaction.commit()
+        self._transactions().change([change])
 
     def _record(self, path: str) -> tuple[list[FileChange], bool] | None:
         """What a removal took out; None if there is no record, or none that can be read."""

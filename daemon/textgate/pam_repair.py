@@ -57,10 +57,7 @@ class PamRepair(PamAdmin):
         if not changes:
             return
         try:
-            with self._transactions().begin(changes) as transaction:
-                for change in changes:
-                    transaction.apply(change.path)
-                transaction.commit()
+            self._transactions().change(changes)
         except OSError as error:
             raise self._broken_off("textgate's lines", error) from None
 

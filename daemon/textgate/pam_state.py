@@ -199,9 +199,7 @@ class PamState(PamFiles):
     def _remember(self, guard: Guard) -> None:
         change = self._remembering(guard)
         try:
-            with self._transactions().begin([change]) as transaction:
-                transaction.apply(change.path)
-                transaction.commit()
+            self._transactions().change([change])
         except OSError as error:
             raise not_written(guard.service, error) from None
 

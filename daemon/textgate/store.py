@@ -32,9 +32,6 @@ from .limits import Budget, Rules, Scope
 from .printable import printable
 from .secret import Secret
 
-# `~` starts no encoded user name, so a decoy's keys can never be a user's.
-DECOY_PREFIX = "~"
-
 
 class BeginState(Enum):
     """How `begin` ended."""

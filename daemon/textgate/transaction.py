@@ -124,6 +124,13 @@ class Transactions:
         """Whether a change was broken off, or is under way."""
         return any(os.path.lexists(self._plan(suffix)) for suffix in ("undo", "redo"))
 
+    def change(self, changes: Sequence[FileChange]) -> None:
+        """Make changes between which nothing else has to happen. Raises as `begin`, and nothing is changed."""
+        with self.begin(changes) as transaction:
+            for change in changes:
+                transaction.apply(change.path)
+            transaction.commit()
+
     def begin(self, changes: Sequence[FileChange], removals: Sequence[str] = ()) -> Transaction:
         """Put everything in its place beside the files; none of them is changed yet.
 

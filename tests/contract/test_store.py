@@ -24,8 +24,8 @@ from fakes import START_MS, decoy_of
 from private_redis import PrivateRedis
 from textgate.config import CodesConfig, LimitsConfig, StoreConfig
 from textgate.errors import StoreUnavailable
-from textgate.limits import DAY_MS, Budget, Rules, Scope, SendRow, build_rules
-from textgate.store import DECOY_PREFIX, BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
+from textgate.limits import BUCKET_PREFIX, DAY_MS, Budget, Rules, Scope, SendRow, build_rules
+from textgate.store import BeginState, Begun, CheckState, Proposal, Store, Taken, encode_user
 
 RULES = build_rules(CodesConfig(), LimitsConfig())
 MINUTE_MS = 60_000
@@ -1192,7 +1192,7 @@ def test_encoding_is_one_to_one_and_plain(one: str, other: str) -> None:
     assert (encode_user(one) == encode_user(other)) is (one == other)
     for name in (one, other):
         assert not set(encode_user(name)) & set("{}:~ \n\0*?[]")
-        assert not encode_user(name).startswith(DECOY_PREFIX)
+        assert not encode_user(name).startswith(BUCKET_PREFIX)
 
 
 # --- Many at once ---
